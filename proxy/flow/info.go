@@ -1,0 +1,110 @@
+// Package flow is the vocabulary of one connection's path: who is at each end,
+// what was decided on the way, how it ended. Every stage writes its part of
+// the Info; the access log, the stats and explain read it.
+package flow
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"outrider/tlsmux"
+)
+
+// Addr is one end of a connection: an IP and port, or a unix socket's path.
+type Addr struct {
+	netip.AddrPort        // zero for a unix socket
+	Path           string // "" for IP; may be "" for an unnamed unix socket
+}
+
+// IsIP reports whether a is an IP and port.
+func (a Addr) IsIP() bool { return a.AddrPort.IsValid() }
+
+// String is Envoy's form: 10.0.0.1:80, [::1]:80, or the path of the socket.
+func (a Addr) String() string {
+	if a.IsIP() {
+		return a.AddrPort.String()
+	}
+	return a.Path
+}
+
+// Info is what is known of one connection (Envoy: StreamInfo). It belongs to
+// the connection's own goroutine until End; only the atomic fields may be
+// touched by others.
+type Info struct {
+	ID    uint64 // Envoy's connection ID; counts up from 1
+	Start time.Time
+	End   time.Time // set when the connection has ended
+
+	// Downstream addresses. Remote is the client as restored by
+	// proxy_protocol, DirectRemote the peer of the socket; Local is the
+	// destination as restored by original_dst or proxy_protocol, DirectLocal
+	// the socket's own.
+	Remote, DirectRemote, Local, DirectLocal Addr
+	// LocalRestored says that Local is an original destination.
+	LocalRestored bool
+
+	Listener    string // name
+	FilterChain string // name; "" before one is chosen or if it has none
+
+	// What was sniffed; TransportProtocol is "tls" or "raw_buffer".
+	TransportProtocol string
+	SNI               string
+	ALPNs             []string // as offered, in the client's order
+
+	// Downstream is the TLS state; nil for plaintext.
+	Downstream *tlsmux.State
+	// DownstreamFailure is the reason of a transport failure, "" if none.
+	DownstreamFailure string
+	HandshakeDone     time.Time // zero without TLS
+
+	// Upstream part, of the last attempt.
+	Route            string
+	UpstreamCluster  string
+	UpstreamHost     Addr // the endpoint; zero if none was chosen
+	UpstreamLocal    Addr
+	Upstream         *tlsmux.State // nil for plaintext
+	UpstreamFailure  string        // transport failure reason, "" if none
+	UpstreamAttempts int
+	// UpstreamConnected is when the upstream connection (with TLS) was ready.
+	UpstreamConnected time.Time
+	// TransportSocketMatch is the name of the transport_socket_matches entry
+	// that was chosen, "" if none.
+	TransportSocketMatch string
+
+	// Application bytes: Received from the client, Sent to it. UpstreamSent
+	// and UpstreamReceived count the same at the other side.
+	Received, Sent, UpstreamSent, UpstreamReceived atomic.Uint64
+
+	Flags ResponseFlags
+	// TerminationDetails is CONNECTION_TERMINATION_DETAILS, "" if none.
+	TerminationDetails string
+
+	// DynamicMetadata is by namespace (Envoy: dynamicMetadata); nil if none.
+	DynamicMetadata map[string]*structpb.Struct
+	// FilterState is by object name, as text (Envoy: filterState); nil if none.
+	FilterState map[string]string
+}
+
+// SetMetadata puts one value into the dynamic metadata.
+func (i *Info) SetMetadata(namespace, key string, v *structpb.Value) {
+	if i.DynamicMetadata == nil {
+		i.DynamicMetadata = map[string]*structpb.Struct{}
+	}
+	s := i.DynamicMetadata[namespace]
+	if s == nil {
+		s = &structpb.Struct{Fields: map[string]*structpb.Value{}}
+		i.DynamicMetadata[namespace] = s
+	}
+	s.Fields[key] = v
+}
+
+// SetState puts one object into the filter state.
+func (i *Info) SetState(name, value string) {
+	if i.FilterState == nil {
+		i.FilterState = map[string]string{}
+	}
+	i.FilterState[name] = value
+}

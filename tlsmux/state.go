@@ -1,0 +1,31 @@
+package tlsmux
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// State is what a finished handshake established. It is immutable.
+type State struct {
+	Version     uint16 // tls.VersionTLS12, ...
+	CipherSuite uint16
+	Curve       tls.CurveID
+	// SNI is the server name that the client sent.
+	SNI string
+	// ALPN is the negotiated protocol, "" if none.
+	ALPN    string
+	Resumed bool
+	// Peer is the peer's chain, leaf first; nil if it presented none.
+	Peer []*x509.Certificate
+	// PeerID is the peer's SPIFFE ID; the zero ID if it has none.
+	PeerID spiffeid.ID
+	// PeerVerified says that the peer's chain was verified (false with
+	// ACCEPT_UNTRUSTED after a failure, or with nothing to verify).
+	PeerVerified bool
+	// Local is the certificate that we presented; nil if none.
+	Local *x509.Certificate
+	// SessionID is the TLS session ID in hex; "" where TLS has none (1.3).
+	SessionID string
+}
