@@ -1,0 +1,135 @@
+package lb
+
+import (
+	"container/heap"
+	"math"
+	"sync"
+)
+
+// LeastConfig is how LEAST_REQUEST chooses.
+type LeastConfig struct {
+	Choices uint32  // of equal weights: how many hosts are compared; default 2
+	Bias    float64 // of unequal weights: the exponent of the active requests
+	// Active is the number of connections of host i now.
+	Active func(i int) uint64
+	Rand   func() uint64
+}
+
+// NewLeast makes LEAST_REQUEST over weights: with equal weights the best of a
+// few random hosts, else a schedule by weight / (active + 1)^bias.
+func NewLeast(weights []float64, cfg LeastConfig) Picker {
+	if cfg.Choices == 0 {
+		cfg.Choices = 2
+	}
+	for _, w := range weights {
+		if w != weights[0] {
+			return newSchedule(weights, cfg)
+		}
+	}
+	return &leastOfFew{n: uint64(len(weights)), cfg: cfg}
+}
+
+// leastOfFew is the power of two choices.
+type leastOfFew struct {
+	n   uint64
+	cfg LeastConfig
+}
+
+func (l *leastOfFew) Pick(Input) int {
+	if l.n == 0 {
+		return -1
+	}
+	best := int(l.cfg.Rand() % l.n)
+	least := l.cfg.Active(best)
+	for i := uint32(1); i < l.cfg.Choices; i++ {
+		other := int(l.cfg.Rand() % l.n)
+		if active := l.cfg.Active(other); active < least {
+			best, least = other, active
+		}
+	}
+	return best
+}
+
+// schedule is earliest deadline first: whoever is chosen comes again after
+// 1 / its weight at that time. A weight that depends on the load cannot be
+// laid out ahead, so this is the one balancer with a lock.
+type schedule struct {
+	cfg     LeastConfig
+	weights []float64
+
+	mu    sync.Mutex
+	queue deadlines // guarded by mu
+	now   float64   // guarded by mu
+	order uint64    // guarded by mu
+}
+
+type deadline struct {
+	at    float64
+	order uint64 // of equal deadlines the one that was put in first
+	index int
+}
+
+type deadlines []deadline
+
+func (d deadlines) Len() int { return len(d) }
+func (d deadlines) Less(i, j int) bool {
+	if d[i].at != d[j].at {
+		return d[i].at < d[j].at
+	}
+	return d[i].order < d[j].order
+}
+func (d deadlines) Swap(i, j int) { d[i], d[j] = d[j], d[i] }
+func (d *deadlines) Push(x any)   { *d = append(*d, x.(deadline)) }
+func (d *deadlines) Pop() any {
+	last := (*d)[len(*d)-1]
+	*d = (*d)[:len(*d)-1]
+	return last
+}
+
+func newSchedule(weights []float64, cfg LeastConfig) *schedule {
+	s := &schedule{cfg: cfg, weights: weights}
+	for i, w := range weights {
+		if w > 0 {
+			s.order++
+			s.queue = append(s.queue, deadline{1 / w, s.order, i})
+		}
+	}
+	heap.Init(&s.queue)
+	// Start at a random place, so that many proxies do not start alike.
+	if n := len(s.queue); n > 0 {
+		for range cfg.Rand() % uint64(n) {
+			s.Pick(Input{})
+		}
+	}
+	return s
+}
+
+func (s *schedule) Pick(in Input) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return -1
+	}
+	first := &s.queue[0]
+	chosen := first.index
+	if in.Peek {
+		return chosen
+	}
+	s.now = first.at
+	s.order++
+	first.at, first.order = s.now+1/s.weight(chosen), s.order
+	heap.Fix(&s.queue, 0)
+	return chosen
+}
+
+func (s *schedule) weight(i int) float64 {
+	active := float64(s.cfg.Active(i))
+	switch {
+	case s.cfg.Bias == 0:
+		return s.weights[i]
+	case s.cfg.Bias == 1:
+		return s.weights[i] / (active + 1)
+	default:
+		return s.weights[i] / math.Pow(active+1, s.cfg.Bias)
+	}
+}
