@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"outrider/proxy/config"
@@ -210,13 +212,18 @@ func (c *Cluster) connectFailed(timed context.Context, h *Host, start time.Time,
 		h.count.cxConnectFail.Add(1)
 		t.rqPendingFailureEject.Inc()
 		if c.outlier != nil {
-			c.outlier.failed(h, e.Timeout)
+			c.outlier.failed(h)
 		}
 	} else {
 		t.rqCancelled.Inc()
 	}
-	c.closed(h, start, ending{})
+	c.closed(h, start, ending{byPeer: !e.Timeout && !canceled && (f.stage == flow.StageConnect || byPeer(f.err))})
 	return flow.End(f.stage, flow.UpstreamConnectionFailure, e)
+}
+
+// byPeer says that a handshake failed because the host closed the connection.
+func byPeer(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // ending is how a connection went.

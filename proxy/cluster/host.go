@@ -20,6 +20,8 @@ type Host struct {
 	count hostCounts
 	eject ejection
 	conns connSet
+	// checked says that the first active health check has had its result.
+	checked atomic.Bool
 }
 
 // hostSpec is what configuration says of a host: immutable, replaced whole.

@@ -37,8 +37,7 @@ func (c *Cluster) socketAt(i int) *socket {
 // if not nil, replaces the configured protocols.
 func (s *socket) handshake(_ context.Context, raw net.Conn, _ string, _ []string) (relay.Conn, *tlsmux.State, error) {
 	if !s.tls {
-		conn, err := plain(raw)
-		return conn, nil, err
+		return relay.Plain(raw), nil, nil
 	}
 	return nil, nil, errors.New("TLS is not there yet")
 }
