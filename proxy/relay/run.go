@@ -81,14 +81,20 @@ func (r *relaying) end(cause Cause, err error) {
 	}
 }
 
-// finished notes that the direction from side has ended in order.
-func (r *relaying) finished(side byte) {
+// sawEnd notes which side ended first.
+func (r *relaying) sawEnd(side byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ended++
 	if r.result.FirstEOF == 0 {
 		r.result.FirstEOF = side
 	}
+}
+
+// finished notes that one direction is through.
+func (r *relaying) finished() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended++
 	if r.ended == 2 && !r.decided {
 		r.decided = true
 		r.result.Cause = Finished
@@ -115,8 +121,9 @@ func (r *relaying) direction(from byte, src, dst Conn, first func(Conn) ([]byte,
 		failedRead, err = d.copy()
 	}
 	if err == nil {
+		r.sawEnd(from)
 		if err = dst.CloseWrite(); err == nil || errors.Is(err, net.ErrClosed) {
-			r.finished(from)
+			r.finished()
 			return
 		}
 	}

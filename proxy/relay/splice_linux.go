@@ -89,8 +89,15 @@ func (d *flow) copyOnce() (int, error) {
 	return n, err
 }
 
-// pipe is a pair of descriptors with the kernel's buffer between.
-type pipe struct{ r, w int }
+// pipe is a pair of descriptors with the kernel's buffer between. The two
+// functions are made once, for a closure in each call would allocate.
+type pipe struct {
+	r, w    int
+	in, out func(fd uintptr) bool
+	left    int // what out has to move
+	n       int // what in or out has moved
+	err     error
+}
 
 // pipes are kept for the next burst, of any relay.
 //
@@ -124,7 +131,16 @@ func newPipe() (*pipe, error) {
 		return nil, err
 	}
 	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // a smaller one works as well
-	return &pipe{r: fds[0], w: fds[1]}, nil
+	p := &pipe{r: fds[0], w: fds[1]}
+	p.in = func(fd uintptr) bool {
+		p.n, p.err = spliceOnce(int(fd), p.w, pipeSize)
+		return true
+	}
+	p.out = func(fd uintptr) bool {
+		p.n, p.err = spliceOnce(p.r, int(fd), p.left)
+		return p.err != unix.EAGAIN
+	}
+	return p, nil
 }
 
 func (p *pipe) close() {
@@ -154,34 +170,23 @@ func (d *flow) drain(p *pipe, src, dst syscall.RawConn) (more, failedRead bool, 
 }
 
 // fillFrom moves what src has into the empty pipe; EAGAIN if it has nothing.
-func (p *pipe) fillFrom(src syscall.RawConn) (n int, err error) {
-	cerr := src.Read(func(fd uintptr) bool {
-		n, err = spliceOnce(int(fd), p.w, pipeSize)
-		return true
-	})
-	if cerr != nil {
-		return 0, cerr
+func (p *pipe) fillFrom(src syscall.RawConn) (int, error) {
+	if err := src.Read(p.in); err != nil {
+		return 0, err
 	}
-	return n, err
+	return p.n, p.err
 }
 
 // empty moves n bytes from the pipe to dst, waiting where it must.
 func (d *flow) empty(p *pipe, dst syscall.RawConn, n int) error {
-	for n > 0 {
-		var moved int
-		var err error
-		cerr := dst.Write(func(fd uintptr) bool {
-			moved, err = spliceOnce(p.r, int(fd), n)
-			return err != unix.EAGAIN
-		})
-		if cerr != nil {
-			return cerr
-		}
-		if err != nil {
+	for p.left = n; p.left > 0; p.left -= p.n {
+		if err := dst.Write(p.out); err != nil {
 			return err
 		}
-		n -= moved
-		add(d.out, moved)
+		if p.err != nil {
+			return p.err
+		}
+		add(d.out, p.n)
 		d.touch()
 	}
 	return nil
