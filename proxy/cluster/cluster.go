@@ -29,7 +29,6 @@ type Cluster struct {
 	health   *healthChecks
 	outlier  *outlierDetection
 	added    time.Time
-	dynamic  bool
 
 	trafficOnce sync.Once
 	trafficNow  atomic.Pointer[traffic]
@@ -43,6 +42,7 @@ type Cluster struct {
 	staleAfter time.Duration      // guarded by mu; of the last assignment, 0 never
 	stop       context.CancelFunc // guarded by mu; ends run
 	gone       bool               // guarded by mu; retired
+	dynamic    bool               // guarded by mu; came by CDS
 	update     chan struct{}      // cap 1: the hosts have changed
 
 	assigned chan struct{} // cap 1: an assignment has come
