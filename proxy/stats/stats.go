@@ -63,6 +63,15 @@ func (s *Scope) Counter(name string) *Counter {
 	return m.counter
 }
 
+// Valued is the counter name.value, where value is variable: for Prometheus it
+// is the label tag of the metric name.
+func (s *Scope) Valued(name, tag, value string) *Counter {
+	labels := append(append([]Label(nil), s.labels...), Label{tag, value})
+	valued := &Scope{s.registry, s.prefix + name + ".", s.prom, labels}
+	m := valued.metric(value, func(m *metric) { m.promName, m.counter = s.prom+name, &Counter{} })
+	return m.counter
+}
+
 // Gauge is the gauge of that name, the same one at every call.
 func (s *Scope) Gauge(name string) *Gauge {
 	m := s.metric(name, func(m *metric) { m.gauge = &Gauge{} })
