@@ -15,6 +15,9 @@ type Handle struct {
 	current  *Secret       // guarded by mu
 	revision uint64        // guarded by mu; counts publications
 	changed  chan struct{} // guarded by mu; closed at the next publication
+	initial  chan struct{} // closed when the first publication is there, or not waited for any more
+	gaveUp   bool          // guarded by mu; initial is closed
+	stats    HandleStats   // guarded by mu
 	since    time.Time     // guarded by mu; when the wait began
 	lastErr  error         // guarded by mu; the last refused update or failed fetch
 	lastFail time.Time     // guarded by mu
@@ -22,9 +25,10 @@ type Handle struct {
 
 // NewHandle makes the Handle for ref; an inline secret is current at once.
 func NewHandle(ref Ref) *Handle {
-	h := &Handle{ref: ref, changed: make(chan struct{}), since: time.Now()}
+	h := &Handle{ref: ref, changed: make(chan struct{}), initial: make(chan struct{}), since: time.Now()}
 	if ref.Inline != nil {
 		h.current, h.revision = ref.Inline, 1
+		h.giveUp()
 	}
 	return h
 }
@@ -71,6 +75,7 @@ func (h *Handle) Publish(s *Secret) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastErr = nil
+	h.stats.Successes++
 	if h.current != nil && h.current.Version == s.Version {
 		return
 	}
@@ -78,13 +83,66 @@ func (h *Handle) Publish(s *Secret) {
 	h.revision++
 	close(h.changed)
 	h.changed = make(chan struct{})
+	h.openInitial()
 }
 
-// Fail records that an update was refused or a fetch failed. What is current
-// stays current.
+// Initial is closed when the secret is there for the first time, or when its
+// initial_fetch_timeout has passed.
+func (h *Handle) Initial() <-chan struct{} { return h.initial }
+
+// giveUp ends the wait for the first version.
+func (h *Handle) giveUp() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stats.TimedOut = h.current == nil
+	h.openInitial()
+}
+
+// openInitial closes initial once; mu is held.
+func (h *Handle) openInitial() {
+	if !h.gaveUp {
+		h.gaveUp = true
+		close(h.initial)
+	}
+}
+
+// HandleStats count a handle's updates (Envoy: sds.<name>.*).
+type HandleStats struct {
+	// Attempts are requests or reads, Successes versions that were taken (the
+	// same one again too), Failures fetches without an answer, Rejected
+	// versions that were refused.
+	Attempts, Successes, Failures, Rejected uint64
+	// TimedOut says that initial_fetch_timeout passed with no version.
+	TimedOut bool
+}
+
+// Stats are the counts so far.
+func (h *Handle) Stats() HandleStats {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stats
+}
+
+// Attempt counts one request or read.
+func (h *Handle) Attempt() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stats.Attempts++
+}
+
+// Reject records that a version was refused. What is current stays current.
+func (h *Handle) Reject(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stats.Rejected++
+	h.lastErr, h.lastFail = err, time.Now()
+}
+
+// Fail records that a fetch failed. What is current stays current.
 func (h *Handle) Fail(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.stats.Failures++
 	h.lastErr, h.lastFail = err, time.Now()
 }
 

@@ -1,35 +1,136 @@
 package certs
 
-import "sync"
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
 
-// Store hands out one Handle for each secret and feeds them.
+// Feed keeps one handle fed from its source until ctx ends: it publishes what
+// comes and calls Fail for what does not. It returns when ctx ends.
+type Feed func(ctx context.Context, h *Handle)
+
+// Feeds are the ways that secrets come in. A nil Feed leaves its handles
+// waiting.
+type Feeds struct {
+	File Feed // Source.Path
+	GRPC Feed // Source.Cluster
+}
+
+// Store hands out one Handle for each secret and has them fed.
 type Store struct {
+	feeds Feeds
+
 	mu      sync.Mutex
 	handles map[key]*Handle // guarded by mu
+	inline  []*Handle       // guarded by mu; for the admin interface
+	run     context.Context //nolint:containedctx // guarded by mu; nil unless Run runs
+	running sync.WaitGroup
 }
 
 // key is what makes two Refs the same secret.
 type key struct{ name, path, cluster string }
 
 // NewStore makes an empty store.
-func NewStore() *Store { return &Store{handles: map[key]*Handle{}} }
+func NewStore(feeds Feeds) *Store { return &Store{feeds: feeds, handles: map[key]*Handle{}} }
 
-// Get is the handle of ref, made on first use and subscribed to its source.
-// It does not block. An inline ref has a handle of its own each time.
+// SetStatic publishes secrets of the configuration, to be named without a
+// source.
+func (s *Store) SetStatic(secrets []*Secret) {
+	for _, secret := range secrets {
+		s.Get(Ref{Name: secret.Name}).Publish(secret)
+	}
+}
+
+// Get is the handle of ref, made on first use and fed from its source as soon
+// as Run runs. It does not block. An inline ref has a handle of its own each
+// time.
 func (s *Store) Get(ref Ref) *Handle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if ref.Inline != nil {
-		return NewHandle(ref)
+		h := NewHandle(ref)
+		s.inline = append(s.inline, h)
+		return h
 	}
 	k := key{name: ref.Name}
 	if ref.Source != nil {
 		k.path, k.cluster = ref.Source.Path, ref.Source.Cluster
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	h := s.handles[k]
 	if h == nil {
 		h = NewHandle(ref)
 		s.handles[k] = h
+		s.feed(h)
 	}
 	return h
+}
+
+// feed starts h's feed; mu is held.
+func (s *Store) feed(h *Handle) {
+	feed := s.feedOf(h.ref)
+	if feed == nil || s.run == nil {
+		return
+	}
+	ctx := s.run
+	s.running.Go(func() { feed(ctx, h) })
+	if limit := h.ref.Source.InitialFetchTimeout; limit > 0 {
+		s.running.Go(func() {
+			select {
+			case <-time.After(limit):
+				h.giveUp()
+			case <-h.Initial():
+			case <-ctx.Done():
+			}
+		})
+	}
+}
+
+func (s *Store) feedOf(ref Ref) Feed {
+	switch {
+	case ref.Source == nil:
+		return nil
+	case ref.Source.Path != "":
+		return s.feeds.File
+	case ref.Source.Cluster != "":
+		return s.feeds.GRPC
+	}
+	return nil
+}
+
+// Run feeds every handle, those that come later too, until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	s.mu.Lock()
+	s.run = ctx
+	for _, h := range s.handles {
+		s.feed(h)
+	}
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	s.run = nil
+	s.mu.Unlock()
+	s.running.Wait()
+	return nil
+}
+
+// Handles are all handles but inline ones, in the order of their names.
+func (s *Store) Handles() []*Handle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*Handle, 0, len(s.handles))
+	for _, h := range s.handles {
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b *Handle) int { return strings.Compare(a.ref.Name, b.ref.Name) })
+	return out
+}
+
+// Inline are the handles of inline secrets.
+func (s *Store) Inline() []*Handle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.inline)
 }

@@ -39,7 +39,7 @@ func (d *flow) splice() (done, failedRead bool, err error) {
 
 func socketOf(c Conn) syscall.RawConn {
 	if p, ok := c.(*plain); ok && p.wait != nil {
-		return p.wait.raw
+		return p.wait.Raw()
 	}
 	return nil
 }
