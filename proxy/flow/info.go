@@ -81,6 +81,9 @@ type Info struct {
 	Flags ResponseFlags
 	// TerminationDetails is CONNECTION_TERMINATION_DETAILS, "" if none.
 	TerminationDetails string
+	// LocalCloseReason is DOWNSTREAM_LOCAL_CLOSE_REASON: why we closed the
+	// downstream connection, "" if we did not.
+	LocalCloseReason string
 
 	// DynamicMetadata is by namespace (Envoy: dynamicMetadata); nil if none.
 	DynamicMetadata map[string]*structpb.Struct

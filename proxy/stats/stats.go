@@ -44,6 +44,12 @@ type Scope struct {
 // Scope is the root scope's Scope.
 func (r *Registry) Scope(name string) *Scope { return (&Scope{registry: r}).Scope(name) }
 
+// Tagged is the root scope's Tagged, for names that begin with what is variable
+// (rb.rbac.allowed).
+func (r *Registry) Tagged(tag, value string) *Scope {
+	return (&Scope{registry: r}).Tagged(tag, value)
+}
+
 // Scope is the scope name under s: its metrics are s.name.x.
 func (s *Scope) Scope(name string) *Scope {
 	return &Scope{s.registry, s.prefix + name + ".", s.prom + name + ".", s.labels}
