@@ -36,6 +36,8 @@ type Bootstrap struct {
 	// GlobalConnectionLimit is the overload manager's
 	// global_downstream_max_connections or runtime overload.global_...; 0: none.
 	GlobalConnectionLimit uint64
+	// Warnings are what was accepted with a remark.
+	Warnings []string
 	// Source is the bootstrap as given, for config_dump.
 	Source proto.Message
 }
