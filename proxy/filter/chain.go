@@ -1,0 +1,265 @@
+// Package filter runs the network filters of a filter chain on a connection:
+// authorization, metadata exchange and limits in their order, then the
+// terminal filter, which proxies, answers or echoes.
+//
+// A Chain is compiled once and shared by its connections. What a filter
+// decides it decides from the flow.Info alone, so that Explain can ask the
+// same code what a connection would meet.
+package filter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"outrider/proxy/cluster"
+	"outrider/proxy/config"
+	"outrider/proxy/flow"
+	"outrider/proxy/relay"
+	"outrider/proxy/stats"
+)
+
+// Deps is what filters are made with.
+type Deps struct {
+	Stats    *stats.Registry
+	Log      *slog.Logger // nil: none
+	Clusters Clusters
+	Node     *config.Node // nil: an empty one
+	// AccessLogs makes an access log; nil if there are none to make.
+	AccessLogs func(*config.AccessLog) (AccessLogger, error)
+	// Rand is for weights, jitter and back-off; nil is math/rand/v2's Uint64.
+	Rand func() uint64
+}
+
+// Clusters finds clusters by name; nil if there is none of that name.
+type Clusters interface {
+	Get(name string) *cluster.Cluster
+}
+
+// AccessLogger writes one entry of an access log. It may read all of info, and
+// keeps none of it.
+type AccessLogger interface {
+	Log(info *flow.Info, event AccessEvent)
+}
+
+// AccessEvent is why an access log entry is written (Envoy: AccessLogType).
+type AccessEvent int
+
+const (
+	// EventNotSet is of the access logs of a listener.
+	EventNotSet AccessEvent = iota
+	// EventEnd, EventConnected and EventPeriodic are of tcp_proxy: the
+	// connection has ended, the upstream is connected, an interval is over.
+	EventEnd
+	EventConnected
+	EventPeriodic
+)
+
+// String is %ACCESS_LOG_TYPE%.
+func (e AccessEvent) String() string {
+	switch e {
+	case EventEnd:
+		return "TcpConnectionEnd"
+	case EventConnected:
+		return "TcpUpstreamConnected"
+	case EventPeriodic:
+		return "TcpPeriodic"
+	default:
+		return "NotSet"
+	}
+}
+
+// Conn is the downstream side of a connection, after its transport socket.
+type Conn struct {
+	relay.Conn
+	Info *flow.Info
+
+	// prologue reads what a filter expects before the first application byte;
+	// nil for nothing.
+	prologue func(relay.Conn) ([]byte, error)
+	// mu guards Info while the relay runs: its prologues write, periodic
+	// access logs read.
+	mu sync.Mutex
+}
+
+// filter is a network filter that is not terminal.
+type filter interface {
+	// admit lets the connection pass or says why it does not; it may wait.
+	// done, if not nil, is called when the connection has ended, in either
+	// case.
+	admit(ctx context.Context, c *Conn) (done func(), err error)
+	// explain is what admit would say, without any effect but on info, which
+	// is a copy.
+	explain(info *flow.Info) Verdict
+}
+
+// terminal is a filter that ends a chain.
+type terminal interface {
+	// begin counts the connection in, before any filter. end is called with
+	// everything known.
+	begin(c *Conn) (end func())
+	// serve carries the connection to its end.
+	serve(ctx context.Context, c *Conn) error
+	explain(info *flow.Info) Verdict
+}
+
+// Chain is the network filters of one filter chain. It is safe for concurrent
+// use.
+type Chain struct {
+	filters  []filter
+	terminal terminal
+	closers  []func()
+}
+
+// NewChain compiles the filters of a chain: none or more, then one that is
+// terminal. Every mistake is in the error.
+func NewChain(cfg []*config.NetworkFilter, d Deps) (*Chain, error) {
+	d = d.withDefaults()
+	ch := &Chain{}
+	var errs []error
+	for i, f := range cfg {
+		if err := ch.add(f, &d); err != nil {
+			errs = append(errs, fmt.Errorf("filters[%d] %q: %w", i, f.Name, err))
+		}
+	}
+	switch {
+	case len(errs) > 0:
+	case ch.terminal == nil:
+		errs = append(errs, errors.New("filters: the last one is not a terminal filter"))
+	default:
+		errs = append(errs, checkOrder(cfg))
+	}
+	if err := errors.Join(errs...); err != nil {
+		ch.Close()
+		return nil, err
+	}
+	return ch, nil
+}
+
+func (d Deps) withDefaults() Deps {
+	if d.Stats == nil {
+		d.Stats = stats.New()
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Node == nil {
+		d.Node = &config.Node{}
+	}
+	if d.Rand == nil {
+		d.Rand = rand.Uint64
+	}
+	return d
+}
+
+// add compiles one filter.
+func (ch *Chain) add(f *config.NetworkFilter, d *Deps) error {
+	if ch.terminal != nil {
+		return errors.New("it comes after a terminal filter")
+	}
+	var made filter
+	var err error
+	switch {
+	case f.RBAC != nil:
+		made, err = newRBAC(f.Name, f.RBAC, d)
+	case f.MetadataExchange != nil:
+		made, err = newMetadataExchange(f.Name, f.MetadataExchange, d)
+	case f.SNICluster != nil:
+		made = &sniCluster{name: f.Name}
+	case f.ConnectionLimit != nil:
+		made = newConnectionLimit(f.Name, f.ConnectionLimit, d)
+	default:
+		return ch.addTerminal(f, d)
+	}
+	if err == nil {
+		ch.filters = append(ch.filters, made)
+	}
+	return err
+}
+
+func (ch *Chain) addTerminal(f *config.NetworkFilter, d *Deps) error {
+	switch {
+	case f.TCPProxy != nil:
+		p, err := newTCPProxy(f.Name, f.TCPProxy, d)
+		if err != nil {
+			return err
+		}
+		ch.terminal = p
+		ch.closers = append(ch.closers, p.close)
+	case f.DirectResponse != nil:
+		ch.terminal = &directResponse{name: f.Name, body: f.DirectResponse.Body}
+	case f.Echo != nil:
+		ch.terminal = &echo{name: f.Name}
+	default:
+		return errors.New("no filter is configured")
+	}
+	return nil
+}
+
+// Serve takes a connection through the filters, in their order, and then
+// through the terminal one. It returns when the connection has ended, or soon
+// after ctx has; closing c is the caller's. The error is a *flow.EndError; nil
+// is an end in order.
+func (ch *Chain) Serve(ctx context.Context, c *Conn) error {
+	var err error
+	end := ch.terminal.begin(c)
+	defer func() {
+		var ended *flow.EndError
+		if errors.As(err, &ended) {
+			c.Info.Flags.Set(ended.Flags)
+		}
+		c.Info.End = time.Now()
+		end()
+	}()
+	for _, f := range ch.filters {
+		var done func()
+		done, err = f.admit(ctx, c)
+		if done != nil {
+			defer done()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err = ch.terminal.serve(ctx, c)
+	return err
+}
+
+// Close ends what the chain has running of its own; connections go on.
+func (ch *Chain) Close() {
+	for _, f := range ch.closers {
+		f()
+	}
+}
+
+// Explain is what each filter would do with a connection that info describes,
+// up to the first that refuses it. Nothing is counted or changed.
+func (ch *Chain) Explain(info *flow.Info) []Verdict {
+	info = scratch(info)
+	var all []Verdict
+	for _, f := range ch.filters {
+		v := f.explain(info)
+		all = append(all, v)
+		if v.Denied {
+			return all
+		}
+	}
+	return append(all, ch.terminal.explain(info))
+}
+
+// wait blocks for a time, or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,68 @@
+package filter
+
+import (
+	"maps"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"outrider/proxy/flow"
+)
+
+// Verdict is what one filter would do with a connection.
+type Verdict struct {
+	Filter string `json:"filter"`
+	Type   string `json:"type"`
+	// Denied says that the connection would end here, and Reason why; else
+	// Reason is what the filter does.
+	Denied bool   `json:"denied"`
+	Reason string `json:"reason"`
+	// Policy is the RBAC policy that matched, "" for none, and Policies why
+	// the others did not, in the order of their evaluation.
+	Policy   string         `json:"policy,omitempty"`
+	Policies []PolicyResult `json:"policies,omitempty"`
+	// Shadow is the verdict of RBAC's shadow rules; nil if it has none.
+	Shadow *Verdict `json:"shadow,omitempty"`
+	// Clusters is where tcp_proxy would go, with the share of each.
+	Clusters []ClusterShare `json:"clusters,omitempty"`
+}
+
+// PolicyResult is how one RBAC policy was evaluated.
+type PolicyResult struct {
+	Policy  string `json:"policy"`
+	Matched bool   `json:"matched"`
+	// Failed is what did not match, "" if it matched: for every permission, or
+	// if one matched for every principal, the first criterion that failed.
+	Failed []string `json:"failed,omitempty"`
+}
+
+// ClusterShare is a cluster and the share of connections that go to it, of 1.
+type ClusterShare struct {
+	Cluster string  `json:"cluster"`
+	Share   float64 `json:"share"`
+	// Hash is the hash policy's, if HasHash.
+	Hash    uint64 `json:"hash,omitempty"`
+	HasHash bool   `json:"has_hash,omitempty"`
+	// Missing says that there is no such cluster now.
+	Missing bool `json:"missing,omitempty"`
+}
+
+// scratch is the part of info that filters read, as a copy that they may
+// write.
+func scratch(info *flow.Info) *flow.Info {
+	s := &flow.Info{
+		Remote: info.Remote, DirectRemote: info.DirectRemote,
+		Local: info.Local, DirectLocal: info.DirectLocal, LocalRestored: info.LocalRestored,
+		Listener: info.Listener, FilterChain: info.FilterChain,
+		TransportProtocol: info.TransportProtocol, SNI: info.SNI, ALPNs: info.ALPNs,
+		Downstream:  info.Downstream,
+		FilterState: maps.Clone(info.FilterState),
+	}
+	if info.DynamicMetadata != nil {
+		s.DynamicMetadata = map[string]*structpb.Struct{}
+		for ns, v := range info.DynamicMetadata {
+			s.DynamicMetadata[ns] = proto.CloneOf(v)
+		}
+	}
+	return s
+}
