@@ -1,6 +1,9 @@
 package flow
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // ResponseFlags are Envoy's response flags (RESPONSE_FLAGS).
 type ResponseFlags uint64
@@ -54,4 +57,14 @@ func (f ResponseFlags) join(names []string) string {
 		}
 	}
 	return strings.Join(out, ",")
+}
+
+// HasAny reports whether any of the flags with those short names is set.
+func (f ResponseFlags) HasAny(names []string) bool {
+	for _, name := range names {
+		if i := slices.Index(flagNames, name); i >= 0 && f&(1<<i) != 0 {
+			return true
+		}
+	}
+	return false
 }
