@@ -115,13 +115,21 @@ func (s *Scope) Remove() {
 }
 
 // Counter only grows.
-type Counter struct{ n atomic.Uint64 }
+type Counter struct {
+	n    atomic.Uint64
+	used atomic.Bool // written since the start; a reset does not unset it
+}
 
 // Inc adds one.
-func (c *Counter) Inc() { c.n.Add(1) }
+func (c *Counter) Inc() { c.Add(1) }
 
 // Add adds n.
-func (c *Counter) Add(n uint64) { c.n.Add(n) }
+func (c *Counter) Add(n uint64) {
+	c.n.Add(n)
+	if !c.used.Load() {
+		c.used.Store(true)
+	}
+}
 
 // Value is the count since the start or the last reset.
 func (c *Counter) Value() uint64 { return c.n.Load() }
@@ -146,9 +154,3 @@ func (g *Gauge) Set(n int64) { g.n.Store(n); g.used.Store(true) }
 
 // Value is the gauge now.
 func (g *Gauge) Value() int64 { return g.n.Load() }
-
-// Histogram counts values in Envoy's default buckets.
-type Histogram struct{ mu sync.Mutex }
-
-// Record adds one value, in the unit that the name says (_ms, else plain).
-func (h *Histogram) Record(v uint64) {}
