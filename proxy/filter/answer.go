@@ -62,6 +62,7 @@ func (e *echo) copy(c *Conn) error {
 		if err != nil {
 			return err
 		}
+		c.Info.Received.Add(uint64(len(first)))
 		if err := echoBack(c, first); err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
@@ -76,7 +75,7 @@ func newMetadataExchange(name string, cfg *config.MetadataExchange, d *Deps) (*m
 }
 
 func (m *metadataExchange) admit(_ context.Context, c *Conn) (func(), error) {
-	x, err := m.side.begin(c, c.Conn, c.Info.Downstream, &c.Info.Received)
+	x, err := m.side.begin(c, c.Conn, c.Info.Downstream)
 	if err != nil {
 		return nil, flow.End(flow.StageNetworkFilter, 0, err)
 	}
@@ -111,7 +110,7 @@ func (p *tcpProxy) beginUpstream(c *Conn, target upstream, up *leg) error {
 		}
 		side, err := newExchangeSide(upstreamSide, f.MetadataExchange, p.deps)
 		if err == nil {
-			up.exchange, err = side.begin(c, up.Conn, up.state, &c.Info.UpstreamReceived)
+			up.exchange, err = side.begin(c, up.Conn, up.state)
 		}
 		if err != nil {
 			return flow.End(flow.StageConnect, flow.UpstreamConnectionFailure, err)
@@ -124,14 +123,12 @@ func (p *tcpProxy) beginUpstream(c *Conn, target upstream, up *leg) error {
 type exchange struct {
 	*exchangeSide
 	conn *Conn
-	// received counts application bytes of this side.
-	received *atomic.Uint64
 }
 
 // begin sends our frame if the protocol was negotiated on s; nil if it was
 // not.
-func (e *exchangeSide) begin(c *Conn, to relay.Conn, s *tlsmux.State, received *atomic.Uint64) (*exchange, error) {
-	x := &exchange{e, c, received}
+func (e *exchangeSide) begin(c *Conn, to relay.Conn, s *tlsmux.State) (*exchange, error) {
+	x := &exchange{e, c}
 	if negotiated(s) != e.cfg.Protocol {
 		e.stats.alpnNotFound.Inc()
 		x.notFound()
@@ -170,7 +167,6 @@ func (x *exchange) prologue(from relay.Conn) ([]byte, error) {
 	if got.state != frameFound {
 		x.log.Debug("peer sent no metadata", "connection_id", x.conn.Info.ID, "side", x.direction)
 	}
-	x.received.Add(uint64(len(got.pass)))
 	return got.pass, nil
 }
 
