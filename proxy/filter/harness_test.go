@@ -117,7 +117,6 @@ func (s *session) end() error {
 type recorder struct {
 	mu      sync.Mutex
 	entries []string // guarded by mu
-	infos   []*flow.Info
 }
 
 func (r *recorder) Log(info *flow.Info, event AccessEvent) {
@@ -131,10 +130,6 @@ func (r *recorder) all() []string {
 	defer r.mu.Unlock()
 	return append([]string(nil), r.entries...)
 }
-
-type setOf map[string]*cluster.Cluster
-
-func (s setOf) Get(name string) *cluster.Cluster { return s[name] }
 
 // clusterSet runs STATIC clusters until the test ends.
 func clusterSet(t *testing.T, reg *stats.Registry, byName map[string][]string, change func(*config.Cluster)) *cluster.Set {
