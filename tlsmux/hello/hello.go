@@ -6,30 +6,39 @@
 package hello
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 )
 
 // Hello is what a filter chain is chosen by.
 type Hello struct {
-	// ServerName is lower case; "" if the client sent none.
+	// ServerName is in lower case, as ASCII knows it; "" if the client sent
+	// none. A dot at its end is kept. It need not be UTF-8.
 	ServerName string
-	// ALPN are the protocols offered, in the client's order.
+	// ALPN are the protocols offered, in the client's order. A list that
+	// cannot be read counts as none: the handshake itself will refuse it.
 	ALPN []string
-	// Versions are those of supported_versions; if the extension is absent,
-	// the one legacy version.
+	// Legacy is legacy_version: what the client speaks at most, if it sent no
+	// supported_versions.
+	Legacy uint16
+	// Versions are those of supported_versions; nil if there are none.
 	Versions []uint16
 }
 
 // Errors of Parse. ErrIncomplete asks for more bytes; the others are final.
 var (
 	ErrIncomplete = errors.New("the ClientHello is not complete yet")
-	// ErrNotTLS means that the first bytes are no TLS handshake record.
+	// ErrNotTLS means that the stream does not begin with a handshake record
+	// that begins with a ClientHello.
 	ErrNotTLS = errors.New("not TLS")
 	// ErrMalformed means TLS records whose ClientHello cannot be read.
 	ErrMalformed = errors.New("malformed ClientHello")
+	// ErrExtension means a ClientHello whose server name cannot be read. It
+	// is an ErrMalformed.
+	ErrExtension = fmt.Errorf("%w: bad server_name extension", ErrMalformed)
 )
 
 // Sizes and numbers of the protocol.
@@ -37,6 +46,9 @@ const (
 	recordHeader    = 5       // RFC 8446, section 5.1
 	handshakeHeader = 4       // RFC 8446, section 4
 	maxRecord       = 1 << 14 // RFC 8446, section 5.1
+	maxEmpty        = 32      // empty records in a row; BoringSSL: kMaxEmptyRecords
+	maxSession      = 32      // RFC 8446, section 4.1.2
+	maxName         = 255     // BoringSSL: TLSEXT_MAXLEN_host_name
 	typeHandshake   = 22      // RFC 8446, section 5.1
 	typeClientHello = 1       // RFC 8446, section 4
 	extServerName   = 0       // RFC 6066, section 3
@@ -47,148 +59,120 @@ const (
 
 // Parse reads the ClientHello at the start of b, which may span several
 // records and need not end with the stream. While bytes are missing it returns
-// ErrIncomplete, without allocating.
+// ErrIncomplete, without allocating. It takes time in proportion to b.
+//
+// It accepts what BoringSSL accepts up to the point where the server name is
+// known, which is what Envoy's tls_inspector goes by.
 func Parse(b []byte) (*Hello, error) {
-	size, err := messageSize(b)
+	m, err := locate(b)
 	if err != nil {
 		return nil, err
 	}
-	body, err := message(b, size)
-	if err != nil {
-		return nil, err
-	}
-	h, err := parseBody(body[handshakeHeader:])
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	return h, nil
+	return parseBody(m.bytes(b)[handshakeHeader:])
 }
 
-// Need is how many bytes at least the stream must have before Parse can say
-// more than it says of b: a lower bound, so that a slow client does not make
-// us look at every byte.
+// Need is how many bytes at least the stream must have before Parse can find
+// the ClientHello that b begins: more than b has. With it, a slow client does
+// not make us look at every byte. (That there is none may show before.)
 func Need(b []byte) int {
-	if len(b) < recordHeader+handshakeHeader {
-		return len(b) + 1
-	}
-	end := 0
-	for missing, _ := messageSize(b); missing > 0 && end+recordHeader <= len(b); {
-		n := recordLength(b[end:])
-		end += recordHeader + n
-		missing -= n
-	}
-	return max(end, len(b)+1)
+	m, _ := locate(b)
+	return max(m.end, len(b)+1)
 }
 
-func recordLength(b []byte) int { return int(binary.BigEndian.Uint16(b[3:])) }
+// message is where the handshake message is in the stream.
+type message struct {
+	size  int  // with its header; 0 while unknown
+	first int  // where its first record's payload begins
+	whole bool // it is all in that record
+	end   int  // of the message, or of what must be seen next
+}
 
-// messageSize is the length of the handshake message with its header. It
-// checks every byte that is there, so that what is not TLS is known from the
-// first byte that is wrong.
-func messageSize(b []byte) (int, error) {
-	if err := checkRecord(b); err != nil {
-		return 0, err
-	}
-	if len(b) < recordHeader+1 {
-		return 0, ErrIncomplete
-	}
-	if b[recordHeader] != typeClientHello {
-		return 0, ErrNotTLS
-	}
+// locate walks the records until the message ends, and says as soon as it can
+// that there is none.
+func locate(b []byte) (message, error) {
+	var m message
 	var header [handshakeHeader]byte
-	if n := gather(header[:], b); n < handshakeHeader {
-		return 0, incompleteOr(b)
+	empty := 0
+	for off, got := 0, 0; ; {
+		n, err := record(b[off:])
+		if err != nil {
+			m.end = off + recordHeader
+			return m, afterFirst(off, err)
+		}
+		if n == 0 {
+			if empty++; empty > maxEmpty {
+				return m, afterFirst(off, ErrNotTLS)
+			}
+			off += recordHeader
+			continue
+		}
+		empty = 0
+		payload := b[off+recordHeader : min(len(b), off+recordHeader+n)]
+		if got == 0 {
+			m.first = off + recordHeader
+			if len(payload) > 0 && payload[0] != typeClientHello {
+				return m, ErrNotTLS
+			}
+		}
+		if got < handshakeHeader {
+			copy(header[got:], payload)
+			if got+len(payload) >= handshakeHeader {
+				m.size = handshakeHeader + int(header[1])<<16 + int(header[2])<<8 + int(header[3])
+			}
+		}
+		want := max(m.size, handshakeHeader) - got // what is missing at the start of this record
+		m.end = off + recordHeader + min(want, n)
+		switch {
+		case m.size > 0 && len(payload) >= want:
+			m.whole = got == 0
+			return m, nil
+		case len(payload) < n:
+			return m, ErrIncomplete
+		}
+		got += n
+		off += recordHeader + n
 	}
-	return handshakeHeader + int(header[1])<<16 + int(header[2])<<8 + int(header[3]), nil
 }
 
-// checkRecord checks as much of a record header as is there. Any minor version
-// will do, as for BoringSSL before a version is chosen.
-func checkRecord(b []byte) error {
+// record is the length of the record's payload that b begins with. It checks
+// as much of its header as is there. Any minor version will do, as for
+// BoringSSL before a version is chosen.
+func record(b []byte) (int, error) {
 	switch {
 	case len(b) > 0 && b[0] != typeHandshake, len(b) > 1 && b[1] != 3:
-		return ErrNotTLS
+		return 0, ErrNotTLS
 	case len(b) < recordHeader:
-		return ErrIncomplete
+		return 0, ErrIncomplete
 	}
-	if n := recordLength(b); n == 0 || n > maxRecord {
-		return ErrNotTLS
+	n := int(binary.BigEndian.Uint16(b[3:]))
+	if n > maxRecord {
+		return 0, ErrNotTLS
 	}
-	return nil
+	return n, nil
 }
 
-// incompleteOr is ErrIncomplete, unless a later record is already wrong.
-func incompleteOr(b []byte) error {
-	for first := true; len(b) > 0; first = false {
-		if err := checkRecord(b); err != nil {
-			if errors.Is(err, ErrNotTLS) && !first {
-				return ErrMalformed
-			}
-			return err
-		}
-		n := recordHeader + recordLength(b)
-		if n > len(b) {
-			break
-		}
-		b = b[n:]
+// afterFirst is err for a record at off: what follows a handshake record is
+// TLS, though a bad one.
+func afterFirst(off int, err error) error {
+	if off > 0 && err == ErrNotTLS { //nolint:errorlint // it is made here
+		return fmt.Errorf("%w: a record at byte %d that is no handshake", ErrMalformed, off)
 	}
-	return ErrIncomplete
+	return err
 }
 
-// gather copies the records' payload into dst, and returns how much there was.
-func gather(dst, b []byte) int {
-	got := 0
-	for got < len(dst) && len(b) >= recordHeader {
-		n := recordLength(b)
-		payload := b[recordHeader:min(len(b), recordHeader+n)]
-		got += copy(dst[got:], payload)
-		if len(payload) < n {
-			break
-		}
-		b = b[recordHeader+n:]
+// bytes are the message: a part of b if it is in one record, else put
+// together.
+func (m message) bytes(b []byte) []byte {
+	if m.whole {
+		return b[m.first:m.end]
 	}
-	return got
-}
-
-// message is the whole handshake message, from one record as it is, from
-// several put together.
-func message(b []byte, size int) ([]byte, error) {
-	if recordLength(b) >= size {
-		if len(b) < recordHeader+size {
-			return nil, ErrIncomplete
-		}
-		return b[recordHeader : recordHeader+size], nil
+	out := make([]byte, 0, m.size)
+	for off := m.first - recordHeader; off < m.end; {
+		n := int(binary.BigEndian.Uint16(b[off+3:]))
+		out = append(out, b[off+recordHeader:min(m.end, off+recordHeader+n)]...)
+		off += recordHeader + n
 	}
-	if len(b) < recordHeader+size { // each record adds a header
-		return nil, incompleteOr(b)
-	}
-	whole, err := spanned(b, size)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, size)
-	gather(out, b[:whole])
-	return out, nil
-}
-
-// spanned is the length of the records that hold size bytes of payload.
-func spanned(b []byte, size int) (int, error) {
-	end := 0
-	for size > 0 {
-		if err := checkRecord(b[end:]); err != nil {
-			if errors.Is(err, ErrNotTLS) {
-				return 0, ErrMalformed
-			}
-			return 0, err
-		}
-		n := min(recordLength(b[end:]), size)
-		end += recordHeader + n
-		if end > len(b) {
-			return 0, ErrIncomplete
-		}
-		size -= n
-	}
-	return end, nil
+	return out
 }
 
 // reader takes the message apart; after the first failure it only fails.
@@ -222,139 +206,129 @@ func (r *reader) uint16() int {
 }
 
 // vector8 and vector16 are a vector with its length before it.
-func (r *reader) vector8() *reader  { return r.sub(r.uint8()) }
-func (r *reader) vector16() *reader { return r.sub(r.uint16()) }
+func (r *reader) vector8() reader  { return r.sub(r.uint8()) }
+func (r *reader) vector16() reader { return r.sub(r.uint16()) }
 
-func (r *reader) sub(n int) *reader {
+func (r *reader) sub(n int) reader {
 	b := r.take(n)
-	return &reader{b: b, bad: r.bad}
+	return reader{b: b, bad: r.bad}
 }
 
 // parseBody reads RFC 8446, section 4.1.2.
 func parseBody(b []byte) (*Hello, error) {
-	r := &reader{b: b}
-	legacy := r.uint16()
+	r := reader{b: b}
+	h := &Hello{Legacy: uint16(r.uint16())}
 	r.take(32) // random
-	if session := r.vector8(); len(session.b) > 32 {
-		return nil, errors.New("session ID of more than 32 bytes")
+	session, suites, compressions := r.vector8(), r.vector16(), r.vector8()
+	switch {
+	case r.bad:
+		return nil, malformed("it ends within a field")
+	case len(session.b) > maxSession:
+		return nil, malformed("a session ID of %d bytes", len(session.b))
+	case len(suites.b) == 0 || len(suites.b)%2 != 0:
+		return nil, malformed("a list of cipher suites of %d bytes", len(suites.b))
+	case len(compressions.b) == 0:
+		return nil, malformed("no compression method")
+	case len(r.b) == 0:
+		return h, nil // no extensions, as in TLS 1.0
 	}
-	if suites := r.vector16(); len(suites.b) == 0 || len(suites.b)%2 != 0 {
-		return nil, errors.New("no list of cipher suites")
+	extensions := r.vector16()
+	if r.bad || len(r.b) > 0 {
+		return nil, malformed("the extensions do not end with it")
 	}
-	if compressions := r.vector8(); len(compressions.b) == 0 {
-		return nil, errors.New("no list of compressions")
-	}
-	if r.bad {
-		return nil, errors.New("it ends within a field")
-	}
-	h := &Hello{}
-	if len(r.b) > 0 {
-		if err := h.extensions(r); err != nil {
-			return nil, err
-		}
-	}
-	if h.Versions == nil {
-		h.Versions = []uint16{uint16(legacy)}
+	if err := h.extensions(extensions); err != nil {
+		return nil, err
 	}
 	return h, nil
 }
 
-func (h *Hello) extensions(r *reader) error {
-	all := r.vector16()
-	if r.bad || len(r.b) > 0 {
-		return errors.New("extensions do not end with the message")
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrMalformed}, args...)...)
+}
+
+func (h *Hello) extensions(r reader) error {
+	var space [32]uint16 // more than any client sends
+	seen := space[:0]
+	for len(r.b) > 0 {
+		kind, data := r.uint16(), r.vector16()
+		if r.bad {
+			return malformed("an extension does not end")
+		}
+		seen = append(seen, uint16(kind))
+		switch kind {
+		case extServerName:
+			if !h.serverName(data) {
+				return ErrExtension
+			}
+		case extALPN:
+			h.ALPN = protocols(data)
+		case extVersions:
+			h.Versions = versions(data)
+		}
 	}
-	var seen [3]bool
-	for len(all.b) > 0 {
-		kind, data := all.uint16(), all.vector16()
-		if all.bad {
-			return errors.New("an extension does not end")
-		}
-		slot, ok := slotOf(kind)
-		if !ok {
-			continue
-		}
-		if seen[slot] {
-			return fmt.Errorf("extension %d twice", kind)
-		}
-		seen[slot] = true
-		if !h.extension(kind, data) {
-			return fmt.Errorf("extension %d cannot be read", kind)
+	slices.Sort(seen)
+	for i := 1; i < len(seen); i++ {
+		if seen[i] == seen[i-1] {
+			return malformed("extension %d twice", seen[i])
 		}
 	}
 	return nil
 }
 
-func (h *Hello) extension(kind int, data *reader) bool {
-	switch kind {
-	case extServerName:
-		return h.serverName(data)
-	case extALPN:
-		return h.protocols(data)
-	default:
-		return h.versions(data)
-	}
-}
-
-// serverName reads RFC 6066, section 3: one host name.
-func (h *Hello) serverName(r *reader) bool {
+// serverName reads RFC 6066, section 3: one name, which is a host name.
+func (h *Hello) serverName(r reader) bool {
 	list := r.vector16()
-	if r.bad || len(r.b) > 0 || len(list.b) == 0 {
+	kind, name := list.uint8(), list.vector16()
+	if r.bad || len(r.b) > 0 || list.bad || len(list.b) > 0 || kind != hostName {
 		return false
 	}
-	for len(list.b) > 0 {
-		kind, name := list.uint8(), list.vector16()
-		if list.bad || len(name.b) == 0 {
-			return false
-		}
-		if kind != hostName {
-			continue
-		}
-		if h.ServerName != "" || strings.IndexByte(string(name.b), 0) >= 0 {
-			return false
-		}
-		h.ServerName = strings.ToLower(string(name.b))
+	if len(name.b) == 0 || len(name.b) > maxName || bytes.IndexByte(name.b, 0) >= 0 {
+		return false
 	}
+	h.ServerName = lower(name.b)
 	return true
 }
 
-// protocols reads RFC 7301, section 3.1.
-func (h *Hello) protocols(r *reader) bool {
-	list := r.vector16()
-	if r.bad || len(r.b) > 0 || len(list.b) == 0 {
-		return false
-	}
-	for len(list.b) > 0 {
-		name := list.vector8()
-		if list.bad || len(name.b) == 0 {
-			return false
+// lower is ASCII's lower case: a name need not be UTF-8.
+func lower(b []byte) string {
+	var space [maxName]byte
+	out := append(space[:0], b...)
+	for i, c := range out {
+		if 'A' <= c && c <= 'Z' {
+			out[i] = c + 'a' - 'A'
 		}
-		h.ALPN = append(h.ALPN, string(name.b))
 	}
-	return true
+	return string(out)
 }
 
-// versions reads RFC 8446, section 4.2.1.
-func (h *Hello) versions(r *reader) bool {
+// protocols reads RFC 7301, section 3.1; nil if it cannot.
+func protocols(r reader) []string {
+	list := r.vector16()
+	if r.bad || len(r.b) > 0 {
+		return nil
+	}
+	all := string(list.b) // the names are parts of one string
+	var out []string
+	for at := 0; at < len(all); {
+		end := at + 1 + int(all[at])
+		if end == at+1 || end > len(all) {
+			return nil
+		}
+		out = append(out, all[at+1:end])
+		at = end
+	}
+	return out
+}
+
+// versions reads RFC 8446, section 4.2.1; nil if it cannot.
+func versions(r reader) []uint16 {
 	list := r.vector8()
-	if r.bad || len(r.b) > 0 || len(list.b) == 0 || len(list.b)%2 != 0 {
-		return false
+	if r.bad || len(r.b) > 0 || len(list.b)%2 != 0 {
+		return nil
 	}
+	var out []uint16
 	for len(list.b) > 0 {
-		h.Versions = append(h.Versions, uint16(list.uint16()))
+		out = append(out, uint16(list.uint16()))
 	}
-	return true
-}
-
-// slotOf numbers the extensions that are read.
-func slotOf(kind int) (slot int, ok bool) {
-	switch kind {
-	case extServerName:
-		return 0, true
-	case extALPN:
-		return 1, true
-	case extVersions:
-		return 2, true
-	}
-	return 0, false
+	return out
 }
