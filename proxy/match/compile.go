@@ -11,15 +11,28 @@ import (
 	"outrider/proxy/config"
 )
 
-// Compile makes the table of a listener's chains; def may be nil. Chains that
-// the same connection would meet at the same precedence are refused, each pair
-// by name.
+// maxCombinations bounds the leaves of a table: a chain has one for each
+// combination of its criteria's values. A listener of a large mesh has some
+// ten thousand.
+const maxCombinations = 1 << 20
+
+// Compile makes the table of a listener's chains; def may be nil. Two chains
+// that the same connection would meet at the same precedence are refused, as
+// by Envoy; every such chain is reported, by index and name, with the first
+// that it overlaps.
 func Compile(chains []*config.FilterChain, def *config.FilterChain) (*Table, error) {
 	t := &Table{root: &node{}, def: def, chains: chains}
 	var errs []error
+	leaves := 0
 	for i, c := range chains {
-		if err := t.root.insert(byPort, c); err != nil {
-			errs = append(errs, fmt.Errorf("filter_chains[%d]: %w", i, err))
+		if leaves += combinations(&c.Match, maxCombinations); leaves > maxCombinations {
+			errs = append(errs, fmt.Errorf("%s: with it the filter chains have more than %d combinations of criteria", t.describe(i), maxCombinations))
+			break
+		}
+		if other := t.root.insert(byPort, c); other != nil {
+			first := slices.Index(chains, other)
+			errs = append(errs, fmt.Errorf("%s and %s: multiple filter chains with overlapping matching rules are defined",
+				t.describe(first), t.describe(i)))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -28,28 +41,40 @@ func Compile(chains []*config.FilterChain, def *config.FilterChain) (*Table, err
 	return t, nil
 }
 
-// insert adds c below n, on every branch of level l that its match names.
-func (n *node) insert(l level, c *config.FilterChain) error {
-	if l == levels {
-		if n.chain != nil {
-			return fmt.Errorf("%s and %s have overlapping matching rules", describe(n.chain), describe(c))
+// combinations is how many leaves m needs, or limit+1 if those are more.
+func combinations(m *config.FilterChainMatch, limit int) int {
+	n := 1
+	for l := byPort; l < levels; l++ {
+		if n *= len(branches(l, m)); n > limit {
+			return limit + 1
 		}
-		n.chain = c
-		return nil
+	}
+	return n
+}
+
+// insert adds c below n, on every branch of level l that its match names. It
+// returns the chain that has one of the places already, or nil.
+func (n *node) insert(l level, c *config.FilterChain) *config.FilterChain {
+	if l == levels {
+		if n.chain == nil {
+			n.chain = c
+			return nil
+		}
+		return n.chain
 	}
 	for _, b := range branches(l, &c.Match) {
-		if err := n.child(l, b).insert(l+1, c); err != nil {
-			return err
+		if other := n.child(l, b).insert(l+1, c); other != nil {
+			return other
 		}
 	}
 	return nil
 }
 
-func describe(c *config.FilterChain) string {
-	if c.Name == "" {
-		return "an unnamed filter chain"
+func (t *Table) describe(i int) string {
+	if name := t.chains[i].Name; name != "" {
+		return fmt.Sprintf("filter_chains[%d] %q", i, name)
 	}
-	return fmt.Sprintf("filter chain %q", c.Name)
+	return fmt.Sprintf("filter_chains[%d]", i)
 }
 
 // branches are what m says about level l, without repetition; the open branch

@@ -53,6 +53,15 @@ func TestFindFollowsEnvoysOrderWithoutBacktracking(t *testing.T) {
 		chain("8", config.FilterChainMatch{Prefixes: prefixes("10.0.0.0/8")}),
 		chain("v6", config.FilterChainMatch{Prefixes: prefixes("fd00::/8")}),
 	}
+	all := []*config.FilterChain{
+		chain("v4", config.FilterChainMatch{Prefixes: prefixes("0.0.0.0/0")}),
+		chain("v6", config.FilterChainMatch{Prefixes: prefixes("::/0")}),
+	}
+	alpn := []*config.FilterChain{
+		chain("h2", config.FilterChainMatch{ApplicationProtocols: []string{"h2"}}),
+		chain("istio", config.FilterChainMatch{ApplicationProtocols: []string{"istio"}}),
+		chain("no-alpn", config.FilterChainMatch{}),
+	}
 	sources := []*config.FilterChain{
 		chain("local", config.FilterChainMatch{SourceType: config.SourceSameIPOrLoopback}),
 		chain("external-port", config.FilterChainMatch{SourceType: config.SourceExternal, SourcePorts: []uint16{7}}),
@@ -87,6 +96,18 @@ func TestFindFollowsEnvoysOrderWithoutBacktracking(t *testing.T) {
 		{"mapped address", nets, key("[::ffff:10.1.0.9]:1", "2.2.2.2:2", "raw_buffer", ""), "8"},
 		{"IPv6", nets, key("[fd00::1]:1", "[fd00::2]:2", "raw_buffer", ""), "v6"},
 		{"unix socket has no address", nets, key("", "", "raw_buffer", ""), ""},
+		{"unix socket is in the widest prefix", all, key("", "", "raw_buffer", ""), "v4"},
+		{"IPv6 is not in the widest IPv4 prefix", all, key("[::1]:1", "[::1]:1", "raw_buffer", ""), "v6"},
+		{"trailing dot", names, key("1.1.1.1:1", "2.2.2.2:2", "tls", "a.b.com."), "rest"},
+		{"only a dot", names, key("1.1.1.1:1", "2.2.2.2:2", "tls", "."), "rest"},
+		{"wildcard does not match its own domain", names[:2], key("1.1.1.1:1", "2.2.2.2:2", "tls", "b.com"), ""},
+		{"another loopback address is external", sources, key("10.0.0.1:1", "127.0.0.6:7", "raw_buffer", ""), "external-port"},
+		{"IPv6 loopback", sources, key("[fd00::1]:1", "[::1]:2", "raw_buffer", ""), "local"},
+		{"mapped loopback", sources, key("10.0.0.1:1", "[::ffff:127.0.0.1]:2", "raw_buffer", ""), "local"},
+		{"unix socket is local", sources, key("", "", "raw_buffer", ""), "local"},
+		{"first protocol of the client that a chain has", alpn, key("1.1.1.1:1", "2.2.2.2:2", "tls", "", "x", "istio", "h2"), "istio"},
+		{"the client's order, not the chains'", alpn, key("1.1.1.1:1", "2.2.2.2:2", "tls", "", "h2", "istio"), "h2"},
+		{"no common protocol", alpn, key("1.1.1.1:1", "2.2.2.2:2", "tls", "", "x"), "no-alpn"},
 		{"loopback", sources, key("10.0.0.1:1", "127.0.0.1:2", "raw_buffer", ""), "local"},
 		{"same address", sources, key("10.0.0.1:1", "10.0.0.1:2", "raw_buffer", ""), "local"},
 		{"external with port", sources, key("10.0.0.1:1", "10.0.0.2:7", "raw_buffer", ""), "external-port"},
@@ -135,7 +156,7 @@ func TestCompileRefusesOverlappingChains(t *testing.T) {
 	a := chain("a", config.FilterChainMatch{ServerNames: []string{"x", "y"}, DestinationPort: 1})
 	b := chain("b", config.FilterChainMatch{ServerNames: []string{"y", "z"}, DestinationPort: 1})
 	_, err := Compile([]*config.FilterChain{a, b}, nil)
-	if err == nil || !strings.Contains(err.Error(), `filter_chains[1]: filter chain "a" and filter chain "b" have overlapping`) {
+	if err == nil || !strings.Contains(err.Error(), `filter_chains[0] "a" and filter_chains[1] "b": multiple filter chains with overlapping matching rules are defined`) {
 		t.Errorf("Compile = %v, want both names", err)
 	}
 	if _, err := Compile([]*config.FilterChain{a, a}, nil); err == nil {
@@ -147,6 +168,18 @@ func TestCompileRefusesOverlappingChains(t *testing.T) {
 	}
 	if _, err := Compile(masked, nil); err == nil {
 		t.Error("prefixes that differ in host bits only are accepted")
+	}
+}
+
+func TestCompileRefusesMoreCombinationsThanMemoryHolds(t *testing.T) {
+	var m config.FilterChainMatch
+	for i := range 200 {
+		m.ServerNames = append(m.ServerNames, fmt.Sprint("n", i))
+		m.ApplicationProtocols = append(m.ApplicationProtocols, fmt.Sprint("p", i))
+		m.SourcePorts = append(m.SourcePorts, uint16(i+1))
+	}
+	if _, err := Compile([]*config.FilterChain{chain("wide", m)}, nil); err == nil || !strings.Contains(err.Error(), `filter_chains[0] "wide"`) {
+		t.Errorf("Compile = %v, want a refusal of 8,000,000 combinations", err)
 	}
 }
 
@@ -267,7 +300,7 @@ func TestFindAgreesWithPruningOnRandomTables(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 10 {
-			addrs := []string{"10.0.0.1", "10.1.0.1", "127.0.0.1", "192.0.2.1"}
+			addrs := []string{"10.0.0.1", "10.1.0.1", "127.0.0.1", "127.0.0.6"}
 			dst := fmt.Sprintf("%s:%d", addrs[r.IntN(4)], 1+r.IntN(3))
 			src := fmt.Sprintf("%s:%d", addrs[r.IntN(4)], 1+r.IntN(3))
 			k := key(dst, src, []string{"tls", "raw_buffer"}[r.IntN(2)], []string{"", "a.b.c", "x.b.c", "x.c", "d"}[r.IntN(5)], pick("istio", "h2", "http/1.1")...)

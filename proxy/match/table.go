@@ -10,7 +10,6 @@ package match
 
 import (
 	"net/netip"
-	"strings"
 
 	"outrider/proxy/config"
 )
@@ -127,8 +126,15 @@ func (n *node) step(l level, k *Key) (*node, branch) {
 	return n.rest, branch{}
 }
 
+// noAddress stands for a unix socket where addresses are matched: Envoy looks
+// 255.255.255.255 up, which 0.0.0.0/0 holds (fakeAddress).
+var noAddress = netip.AddrFrom4([4]byte{255, 255, 255, 255}) //nolint:gochecknoglobals // never changed
+
 func (n *node) prefix(a netip.Addr) (*node, branch) {
-	if n.prefixes != nil && a.IsValid() {
+	if n.prefixes != nil {
+		if !a.IsValid() {
+			a = noAddress
+		}
 		if c, p := n.prefixes.longest(a.Unmap()); c != nil {
 			return c, branch{prefix: p, set: true}
 		}
@@ -144,15 +150,13 @@ func (n *node) serverName(name string) (*node, branch) {
 			return c, branch{text: name, set: true}
 		}
 		if len(n.suffixes) > 0 {
-			for i := strings.IndexByte(name, '.'); i >= 0; {
+			for i := range len(name) - 1 { // a dot at the end begins no suffix
+				if name[i] != '.' {
+					continue
+				}
 				if c := n.suffixes[name[i:]]; c != nil {
 					return c, branch{text: name[i:], wildcard: true, set: true}
 				}
-				next := strings.IndexByte(name[i+1:], '.')
-				if next < 0 {
-					break
-				}
-				i += 1 + next
 			}
 		}
 	}
@@ -172,12 +176,15 @@ func (n *node) sourceType(k *Key) (*node, branch) {
 	return n.rest, branch{}
 }
 
-// isLocal is Envoy's isSameIpOrLoopback: a unix socket, a loopback client, or
-// one that has the address of the destination.
+// isLocal is Envoy's isSameIpOrLoopback: a unix socket, a client with the
+// address of the destination, or one of the two canonical loopback addresses:
+// 127.0.0.6, from which Istio passes connections on, is none.
 func isLocal(k *Key) bool {
-	src := k.Source.Addr()
-	return !src.IsValid() || src.Unmap().IsLoopback() || src.Unmap() == k.Destination.Addr().Unmap()
+	src := k.Source.Addr().Unmap()
+	return !src.IsValid() || src == loopback4 || src == netip.IPv6Loopback() || src == k.Destination.Addr().Unmap()
 }
+
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1}) //nolint:gochecknoglobals // never changed
 
 // branch is the value of the branch taken; not set is the open one.
 type branch struct {
