@@ -41,6 +41,9 @@ type Scope struct {
 	labels   []Label
 }
 
+// Root is the scope without a prefix, for names that stand alone.
+func (r *Registry) Root() *Scope { return &Scope{registry: r} }
+
 // Scope is the root scope's Scope.
 func (r *Registry) Scope(name string) *Scope { return (&Scope{registry: r}).Scope(name) }
 
