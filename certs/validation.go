@@ -34,14 +34,29 @@ func (v *Validation) Merge(dynamic *Validation) *Validation {
 	return &out
 }
 
-// DemandsCertificate reports whether a peer without a certificate cannot be
-// accepted, whatever the context says about optional ones: a list that it must
-// match (Envoy: SSL_VERIFY_FAIL_IF_NO_PEER_CERT).
+// DemandsCertificate reports whether a client without a certificate cannot be
+// accepted, whatever the context says about optional ones: there is a list that
+// it must match, or SPIFFE bundles, and untrusted ones are not accepted
+// (Envoy: SSL_VERIFY_FAIL_IF_NO_PEER_CERT).
 func (v *Validation) DemandsCertificate() bool {
-	return v != nil && len(v.SANs)+len(v.SPKIHashes)+len(v.CertHashes) > 0
+	switch {
+	case v == nil:
+		return false
+	case v.TrustDomains != nil:
+		return true
+	}
+	return !v.AcceptUntrusted && v.hasList()
 }
 
 // Verifies reports whether there is anything to verify a certificate with.
 func (v *Validation) Verifies() bool {
-	return v != nil && (len(v.Roots) > 0 || v.TrustDomains != nil || v.DemandsCertificate())
+	return v != nil && (len(v.Roots) > 0 || v.TrustDomains != nil || v.hasList())
 }
+
+// AcceptsAny reports whether a certificate that does not verify is accepted all
+// the same. SPIFFE bundles are not open to that (Envoy's SPIFFE validator).
+func (v *Validation) AcceptsAny() bool {
+	return v != nil && v.AcceptUntrusted && v.TrustDomains == nil
+}
+
+func (v *Validation) hasList() bool { return len(v.SANs)+len(v.SPKIHashes)+len(v.CertHashes) > 0 }
