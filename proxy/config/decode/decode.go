@@ -176,7 +176,7 @@ func (d *decoder) check(m proto.Message, place at) {
 // Listener decodes one listener that arrived by itself. Paths in the error,
 // which is Errors, begin at the listener.
 func Listener(l *listenerv3.Listener, opts Options) (*config.Listener, error) {
-	d := newDecoder(opts)
+	d := newDecoder(opts.dynamic())
 	d.check(l, at{d: d})
 	out := d.listener(l, at{d: d})
 	return out, d.finish()
@@ -185,7 +185,7 @@ func Listener(l *listenerv3.Listener, opts Options) (*config.Listener, error) {
 // Cluster decodes one cluster that arrived by itself. Paths in the error, which
 // is Errors, begin at the cluster.
 func Cluster(c *clusterv3.Cluster, opts Options) (*config.Cluster, error) {
-	d := newDecoder(opts)
+	d := newDecoder(opts.dynamic())
 	d.check(c, at{d: d})
 	out := d.cluster(c, at{d: d})
 	return out, d.finish()
@@ -193,7 +193,7 @@ func Cluster(c *clusterv3.Cluster, opts Options) (*config.Cluster, error) {
 
 // Assignment decodes the endpoints of one cluster. The error is Errors.
 func Assignment(a *endpointv3.ClusterLoadAssignment, opts Options) (*config.Assignment, error) {
-	d := newDecoder(opts)
+	d := newDecoder(opts.dynamic())
 	d.check(a, at{d: d})
 	out := d.assignment(a, at{d: d}, false)
 	return out, d.finish()
@@ -202,11 +202,17 @@ func Assignment(a *endpointv3.ClusterLoadAssignment, opts Options) (*config.Assi
 // Secret decodes one secret and reads the files it names. from says where it
 // came from; version "" takes a digest of the content. The error is Errors.
 func Secret(s *tlsv3.Secret, from, version string, opts Options) (*certs.Secret, error) {
-	d := newDecoder(opts)
+	d := newDecoder(opts.dynamic())
 	d.check(s, at{d: d})
 	out := d.secret(s, from, at{d: d})
 	out.Version = cmp.Or(version, out.Version)
 	return out, d.finish()
+}
+
+// dynamic is o for what does not stand in the bootstrap.
+func (o Options) dynamic() Options {
+	o.AllowUnknownStatic = false
+	return o
 }
 
 // finish checks what a dynamic resource refers to, and is the error for all

@@ -11,6 +11,10 @@ import (
 type FieldError struct {
 	Path string // "" is the whole text or resource
 	Msg  string // begins with what was refused, or with a verb
+
+	// alone says that the mistake is of the message at Path itself, and that
+	// what stands in its fields is worth looking at.
+	alone bool
 }
 
 func (e *FieldError) Error() string {
@@ -90,7 +94,7 @@ func (d *decoder) settle() {
 
 func (d *decoder) explained(path string) bool {
 	for _, e := range d.errs {
-		if within(path, e.Path) || within(e.Path, path) {
+		if within(e.Path, path) || !e.alone && within(path, e.Path) {
 			return true
 		}
 	}

@@ -80,9 +80,11 @@ func (d *decoder) listenerAddresses(l *listenerv3.Listener, out *config.Listener
 }
 
 // injectFilters adds what Envoy adds by itself: the TLS inspector where a chain
-// needs to know about TLS and none looks.
+// needs to know about TLS and none looks, and the original destination where
+// the listener hands connections on by it.
 func injectFilters(l *config.Listener) {
 	inspects := slices.ContainsFunc(l.Filters, func(f *config.ListenerFilter) bool { return f.TLSInspector != nil })
+	restores := slices.ContainsFunc(l.Filters, func(f *config.ListenerFilter) bool { return f.OriginalDst != nil })
 	needs := slices.ContainsFunc(l.Chains, func(c *config.FilterChain) bool {
 		m := c.Match
 		return m.TransportProtocol == "tls" || m.TransportProtocol == "" && len(m.ServerNames)+len(m.ApplicationProtocols) > 0
@@ -91,6 +93,12 @@ func injectFilters(l *config.Listener) {
 		l.Filters = append(l.Filters, &config.ListenerFilter{
 			Name:         "envoy.filters.listener.tls_inspector",
 			TLSInspector: &config.TLSInspector{InitialReadBuffer: maxClientHello, MaxClientHello: maxClientHello},
+		})
+	}
+	if l.UseOriginalDst && !restores {
+		l.Filters = append(l.Filters, &config.ListenerFilter{
+			Name:        "envoy.filters.listener.original_dst",
+			OriginalDst: &config.OriginalDst{},
 		})
 	}
 }

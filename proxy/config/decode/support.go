@@ -56,10 +56,14 @@ func contains(list, name string) bool {
 // supported is the rule for a message; false means that the whole message is
 // refused.
 func supported(name protoreflect.FullName) (fields, bool) {
-	for _, table := range []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport} {
+	for _, table := range supportTables() {
 		if f, ok := table[name]; ok {
 			return f, true
 		}
 	}
 	return fields{}, false
+}
+
+func supportTables() []map[protoreflect.FullName]fields {
+	return []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport}
 }

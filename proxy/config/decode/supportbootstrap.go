@@ -132,10 +132,15 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 		},
 	},
 	"envoy.service.discovery.v3.Resource": {
-		works:   "name version resource",
-		ignored: map[string]string{"aliases": "is for delta streams", "metadata": informative},
+		works: "resource",
+		ignored: map[string]string{
+			"name":          "the resource has its own",
+			"version":       "is for delta streams",
+			"aliases":       "is for delta streams",
+			"metadata":      informative,
+			"cache_control": "there is no cache on the way",
+		},
 	},
-	"envoy.service.discovery.v3.ControlPlane": {works: "identifier"},
-	"udpa.type.v1.TypedStruct":                {works: "type_url value"},
-	"xds.type.v3.TypedStruct":                 {works: "type_url value"},
+	"udpa.type.v1.TypedStruct": {works: "type_url value"},
+	"xds.type.v3.TypedStruct":  {works: "type_url value"},
 }

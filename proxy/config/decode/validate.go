@@ -53,7 +53,7 @@ func (d *decoder) brokenField(e ruleError, m protoreflect.Message, place at) {
 	fd, od := fieldByGoName(m, goName)
 	switch {
 	case od != nil:
-		place.bad("one of %s must be set", oneofNames(od))
+		d.found = append(d.found, &FieldError{Path: place.path, Msg: "one of " + oneofNames(od) + " must be set", alone: true})
 		return
 	case fd == nil:
 		place.in(goName).bad("%s", e.Reason())
