@@ -39,17 +39,16 @@ func (c *chainCache) holds(key [sha256.Size]byte, now time.Time) bool {
 	return ok && !now.Before(w.from) && !now.After(w.to)
 }
 
+// put remembers a good chain for as long as its certificates and the lists are
+// in their time; at any time, if that does not matter.
 func (c *chainCache) put(key [sha256.Size]byte, chain []*x509.Certificate, crls []*x509.RevocationList, anyTime bool) {
-	if anyTime {
-		return // allow_expired: there is no window to remember
-	}
 	w := window{chain[0].NotBefore, chain[0].NotAfter}
 	for _, cert := range chain[1:] {
 		w.narrow(cert.NotBefore, cert.NotAfter)
 	}
 	for _, crl := range crls {
-		if !crl.NextUpdate.IsZero() {
-			w.narrow(w.from, crl.NextUpdate)
+		if !anyTime && !crl.NextUpdate.IsZero() {
+			w.narrow(crl.ThisUpdate, crl.NextUpdate)
 		}
 	}
 	c.mu.Lock()

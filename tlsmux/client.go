@@ -46,22 +46,15 @@ func (c *Client) SNI(o ClientOptions) string {
 }
 
 // Handshake takes conn through a handshake, bounded by ctx. Its error is a
-// *HandshakeError; conn is left to the caller, who closes it.
+// *HandshakeError; conn is left to the caller, who closes it. Where a secret is
+// missing nothing is written.
 func (c *Client) Handshake(ctx context.Context, conn net.Conn, o ClientOptions) (*Conn, error) {
 	m, err := c.material()
 	if err != nil {
-		return nil, &HandshakeError{Side: Upstream, Reason: ReasonNotReady, Err: err}
+		return nil, notReady(Upstream, err)
 	}
-	cfg := m.config
-	if sni := c.SNI(o); sni != cfg.ServerName || o.ALPN != nil {
-		cfg = cfg.Clone()
-		cfg.ServerName = sni
-		if o.ALPN != nil {
-			cfg.NextProtos = o.ALPN
-		}
-	}
-	records := newRecords(conn)
-	return shake(ctx, tls.Client(records, cfg), records, Upstream, m)
+	r := newRecords(conn)
+	return m.shake(ctx, tls.Client(r, m.variant(c.SNI(o), o.ALPN)), r, Upstream)
 }
 
 // defaultCurves are Envoy's for a client. A post-quantum share, which
@@ -69,66 +62,69 @@ func (c *Client) Handshake(ctx context.Context, conn net.Conn, o ClientOptions) 
 // sniffers that read only one.
 func defaultCurves() []tls.CurveID { return []tls.CurveID{tls.X25519, tls.CurveP256} }
 
+// material is what is made from the secrets' current revision.
 func (c *Client) material() (*material, error) {
-	if m := c.current.Load(); m != nil && m.revision == c.secrets.revision() {
+	if m := c.fresh(c.secrets.revision(), 0); m != nil {
 		return m, nil
 	}
 	c.build.Lock()
 	defer c.build.Unlock()
 	revision := c.secrets.revision()
-	if m := c.current.Load(); m != nil && m.revision == revision {
+	if m := c.fresh(revision, 0); m != nil {
 		return m, nil
 	}
-	cfg, policy, err := c.base()
+	m, err := c.base()
 	if err != nil {
 		return nil, err
 	}
-	if cfg.CurvePreferences == nil {
-		cfg.CurvePreferences = defaultCurves()
-	}
-	cfg.ServerName = c.cfg.SNI
-	pairs := cfg.Certificates
-	cfg.GetClientCertificate = func(req *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		for i := range pairs {
-			if req.SupportsCertificate(&pairs[i]) == nil {
-				return &pairs[i], nil
-			}
-		}
-		if len(pairs) > 0 {
-			return &pairs[0], nil // its issuer is not among those named: let the peer judge
-		}
-		return &tls.Certificate{}, nil
-	}
-	if c.cfg.MaxSessionKeys > 0 {
-		// A new cache for each revision: sessions that were verified by an
-		// older policy, or with an older certificate, are not resumed.
-		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(int(c.cfg.MaxSessionKeys))
-	}
-	cfg.VerifyConnection = func(cs tls.ConnectionState) error { return c.verify(policy, &cs) }
-	m := &material{revision: revision, config: cfg, policy: policy}
+	m.revision = revision
+	c.complete(m)
 	c.current.Store(m)
 	return m, nil
 }
 
+// complete adds what only a client has.
+func (c *Client) complete(m *material) {
+	cfg := m.config
+	if cfg.CurvePreferences == nil {
+		cfg.CurvePreferences = defaultCurves()
+	}
+	cfg.ServerName = c.cfg.SNI
+	cfg.GetClientCertificate = func(req *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pair := m.local.forClient(req)
+		if pair == nil {
+			return &tls.Certificate{}, nil // none
+		}
+		if a := attemptOf(req.Context()); a != nil {
+			a.local = pair
+		}
+		return pair, nil
+	}
+	if c.cfg.MaxSessionKeys > 0 {
+		// A new cache for each revision: sessions that were verified by an
+		// older policy, or with an older certificate, are not resumed.
+		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(int(min(c.cfg.MaxSessionKeys, maxSessions)))
+	}
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error { return c.verify(m.policy, &cs) }
+}
+
+// maxSessions bounds max_session_keys, which has no bound of its own.
+const maxSessions = 1 << 16
+
 // verify is the policy, on full and on resumed handshakes.
 func (c *Client) verify(p *policy, cs *tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
-		return &HandshakeError{Reason: ReasonNoCert, What: "presented no certificate"}
+		return &HandshakeError{Reason: ReasonNoCert}
 	}
-	if p == nil {
-		p = &policy{Validation: &certs.Validation{}}
-	}
-	if err := p.judge(cs.PeerCertificates, Upstream); err != nil {
-		return err
-	}
+	q := questionOf(cs, Upstream)
 	if c.cfg.AutoSNISANValidation && cs.ServerName != "" {
-		m := certs.SANMatcher{Type: certs.SANDNS, Match: certs.StringMatcher{Pattern: cs.ServerName}}
-		if _, ok := matchSAN(m, cs.PeerCertificates[0]); !ok {
-			return &HandshakeError{
-				Reason: ReasonSAN, What: "is not who was asked for", Presented: describeCert(cs.PeerCertificates[0]),
-				Expected: describeMatchers([]certs.SANMatcher{m}),
-			}
-		}
+		q.sans = sniMatcher(cs.ServerName)
 	}
-	return nil
+	return p.judge(q)
+}
+
+// sniMatcher is what auto_sni_san_validation has in place of the context's own
+// matchers: the name that was sent, among the DNS names.
+func sniMatcher(sni string) []certs.SANMatcher {
+	return []certs.SANMatcher{{Type: certs.SANDNS, Match: certs.StringMatcher{Pattern: sni}}}
 }

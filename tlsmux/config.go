@@ -49,6 +49,9 @@ type ServerConfig struct {
 	// SessionTimeout is session_timeout, how long a session may be resumed;
 	// 0 is the default of 2 h.
 	SessionTimeout time.Duration
+	// FullScanCertificates is full_scan_certs_on_sni_mismatch: where no
+	// certificate has the server name, the best of all and not the first.
+	FullScanCertificates bool
 	// PreferClientCiphers is prefer_client_ciphers; crypto/tls always chooses
 	// the suite itself, so it is only kept for the dump.
 	PreferClientCiphers bool

@@ -8,16 +8,121 @@ import (
 	"syscall"
 )
 
-// Conn is a connection after its handshake. Read and Write may be used by one
-// goroutine each at a time.
+// Conn is a connection after its handshake. Read, ReadReady and
+// WaitReadable are for one goroutine at a time, Write and CloseWrite for
+// another.
+//
+// Its Read ends with io.EOF after a close_notify, and after a bare FIN between
+// two records, as Envoy takes both for the end of the stream. A FIN within a
+// record is io.ErrUnexpectedEOF: there, bytes are certainly missing.
 type Conn struct {
 	*tls.Conn
 	records *records
 	state   *State
+	side    Side
+
+	// Reading side.
+	first  [1]byte
+	peeked bool // first is the next byte to read
+	rest   bool // crypto/tls may have the rest of a record
 }
 
 // State is what the handshake established.
 func (c *Conn) State() *State { return c.state }
+
+// Read reads at least one byte, and with it all that is there without asking
+// the kernel again, however many records that is.
+//
+// The alert of a peer that refuses us after the handshake, as TLS 1.3 has it
+// for a client's certificate, is a *HandshakeError.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n := 1
+	if c.peeked {
+		p[0], c.peeked = c.first[0], false
+	} else {
+		var err error
+		if n, err = c.Conn.Read(p); err != nil {
+			return n, c.readFailure(err)
+		}
+		c.rest = n == len(p)
+	}
+	for n < len(p) && (c.rest || c.records.hasRecord()) {
+		m, err := c.readNow(p[n:])
+		n += m
+		if err != nil {
+			break // there are bytes to return first; crypto/tls says it again
+		}
+	}
+	return n, nil
+}
+
+// readNow reads without waiting, or fails with errWouldBlock.
+func (c *Conn) readNow(p []byte) (int, error) {
+	c.records.nonblock = true
+	n, err := c.Conn.Read(p)
+	c.records.nonblock = false
+	c.rest = n == len(p)
+	return n, err
+}
+
+func (c *Conn) readFailure(err error) error {
+	if err != io.EOF && alertOf(err) != 0 {
+		return failure(c.side, err)
+	}
+	return err
+}
+
+// ReadReady reads what can be had without waiting, up to len(p): 0 and nil if
+// that is nothing.
+func (c *Conn) ReadReady(p []byte) (int, error) {
+	n := 0
+	if c.peeked && len(p) > 0 {
+		p[0], c.peeked = c.first[0], false
+		n = 1
+	}
+	for n < len(p) {
+		m, err := c.readNow(p[n:])
+		n += m
+		switch {
+		case errors.Is(err, errWouldBlock{}):
+			return n, nil
+		case err != nil:
+			return n, c.readFailure(err)
+		}
+	}
+	return n, nil
+}
+
+// peek decrypts what is there until there is a byte of application data. Its
+// error is final, or errWouldBlock.
+func (c *Conn) peek() error {
+	if c.peeked {
+		return nil
+	}
+	n, err := c.readNow(c.first[:])
+	c.peeked = n == 1
+	return err
+}
+
+// WaitReadable waits, without a buffer, until there is application data, the
+// end or a failure. Records without any (session tickets, key updates) are
+// dealt with in here, and it waits on.
+func (c *Conn) WaitReadable() error {
+	for !c.peeked {
+		if !c.rest {
+			if err := c.records.await(); err != nil {
+				return err
+			}
+		}
+		if err := c.peek(); err != nil && !errors.Is(err, errWouldBlock{}) {
+			return nil // Read says it
+		}
+	}
+	return nil
+}
 
 // Write writes all of p, however many records that makes, in one system call
 // for each 64 KiB.
@@ -46,35 +151,6 @@ func (c *Conn) writeAtOnce(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadReady reads what can be had without waiting, up to len(p): 0 and nil if
-// that is nothing.
-func (c *Conn) ReadReady(p []byte) (int, error) {
-	c.records.nonblock = true
-	defer func() { c.records.nonblock = false }()
-	n := 0
-	for n < len(p) {
-		m, err := c.Conn.Read(p[n:])
-		n += m
-		if err != nil {
-			if errors.As(err, &errWouldBlock{}) {
-				return n, nil
-			}
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-// WaitReadable waits, without a buffer, until there are bytes to decrypt. They
-// may be of no application data: ReadReady then has none.
-func (c *Conn) WaitReadable() error {
-	err := c.records.waitReadable()
-	if err == io.EOF {
-		return nil // Read says it
-	}
-	return err
-}
-
 // CloseWrite sends a close_notify and a FIN (RFC 8446, section 6.1). The other
 // direction goes on.
 func (c *Conn) CloseWrite() error {
@@ -85,6 +161,16 @@ func (c *Conn) CloseWrite() error {
 	}
 	if cerr := half.CloseWrite(); cerr != nil && !errors.Is(cerr, syscall.ENOTCONN) {
 		return errors.Join(err, cerr)
+	}
+	return err
+}
+
+// Close closes at once. A close_notify goes out if there is room for it.
+func (c *Conn) Close() error {
+	c.records.closing.Store(true)
+	err := c.Conn.Close()
+	if errors.Is(err, errWouldBlock{}) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return nil // only the close_notify was lost
 	}
 	return err
 }

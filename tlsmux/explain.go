@@ -2,8 +2,14 @@ package tlsmux
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/url"
 	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"outrider/certs"
 )
 
 // ExplainQuery describes a client to a Server.
@@ -21,8 +27,10 @@ type ExplainQuery struct {
 type ServerExplanation struct {
 	// Accepts are the names that are accepted; nil for any.
 	Accepts []string
-	// Matched is the matcher that let the peer in, "" if there is none.
+	// Matched is the matcher that let the peer in, "" if there is none; Failed
+	// are those before it that did not.
 	Matched string
+	Failed  []string
 	Roots   []string
 	// ALPN is what would be negotiated, "" for nothing.
 	ALPN  string
@@ -33,26 +41,20 @@ type ServerExplanation struct {
 // the code of real ones. The error is the refusal.
 func (s *Server) Explain(q ExplainQuery) (ServerExplanation, error) {
 	var x ServerExplanation
-	for _, p := range q.ALPN {
-		if slices.Contains(s.cfg.ALPN, p) {
+	for _, p := range s.cfg.ALPN {
+		if slices.Contains(q.ALPN, p) {
 			x.ALPN = p
 			break
 		}
 	}
-	if s.cfg.Validation != nil {
-		x.Accepts = describeMatchers(s.cfg.Validation.SANs)
-	}
 	x.State = &State{SNI: q.SNI, ALPN: x.ALPN, Peer: q.Chain}
 	m, err := s.material()
 	if err != nil && q.Chain != nil {
-		return x, &HandshakeError{Side: Downstream, Reason: ReasonNotReady, Err: err}
+		return x, notReady(Downstream, err)
 	}
 	p := newPolicy(s.cfg.Validation, nil)
 	if err == nil {
 		p = m.policy
-	}
-	if p == nil {
-		return x, nil
 	}
 	x.Accepts = describeMatchers(p.SANs)
 	return x, s.explainPeer(&x, p, q)
@@ -61,34 +63,57 @@ func (s *Server) Explain(q ExplainQuery) (ServerExplanation, error) {
 func (s *Server) explainPeer(x *ServerExplanation, p *policy, q ExplainQuery) error {
 	switch {
 	case q.Chain != nil:
-		x.Roots = p.describeRoots(q.Chain[0])
-		if err := p.judge(q.Chain, Downstream); err != nil {
-			return err
-		}
+		return explainChain(x, p, q.Chain)
 	case q.PeerID != "":
-		u, err := url.Parse(q.PeerID)
-		if err != nil {
-			return err
-		}
-		leaf := &x509.Certificate{URIs: []*url.URL{u}}
-		x.Roots = p.describeRoots(leaf)
-		x.State.Peer = []*x509.Certificate{leaf}
-		if f := p.sans(leaf); f != nil {
-			f.Side, f.Presented = Downstream, "URI "+q.PeerID
-			return f
-		}
-	case s.cfg.RequireClientCertificate || p.DemandsCertificate():
-		return &HandshakeError{Side: Downstream, Reason: ReasonNoCert, What: "presented no certificate, and one is required"}
-	default:
-		return nil
-	}
-	leaf := x.State.Peer[0]
-	x.State.PeerID, x.State.PeerVerified = peerID(leaf), true
-	for i, m := range p.SANs {
-		if name, ok := matchSAN(m, leaf); ok {
-			x.Matched = name + " by " + describeMatchers(p.SANs[i : i+1])[0]
-			break
-		}
+		return explainID(x, p, q.PeerID)
+	case s.demandsCertificate(p):
+		return &HandshakeError{Side: Downstream, Reason: ReasonNoCert}
 	}
 	return nil
+}
+
+func explainChain(x *ServerExplanation, p *policy, chain []*x509.Certificate) error {
+	leaf := chain[0]
+	x.State.PeerID = peerID(leaf)
+	x.Roots = p.describeRoots(x.State.PeerID.TrustDomain())
+	if err := p.judge(question{chain: chain, side: Downstream, now: time.Now()}); err != nil {
+		return err
+	}
+	x.State.PeerVerified = p.Verifies()
+	x.match(p.SANs, altNames(leaf))
+	return nil
+}
+
+// explainID is for a name alone: everything but the name is taken for good.
+func explainID(x *ServerExplanation, p *policy, text string) error {
+	id, err := spiffeid.FromString(text)
+	if err != nil {
+		return fmt.Errorf("peer %q: %w", text, err)
+	}
+	leaf := &x509.Certificate{URIs: []*url.URL{id.URL()}}
+	x.State.Peer, x.State.PeerID = []*x509.Certificate{leaf}, id
+	x.Roots = p.describeRoots(id.TrustDomain())
+	names := []altName{{kind: certs.SANURI, text: text}}
+	x.match(p.SANs, names)
+	f := sansFailure(p.SANs, names)
+	if f == nil && p.bundles != nil && !p.bundles.Has(id.TrustDomain()) {
+		f = &HandshakeError{Reason: ReasonUnknownRoot, What: fmt.Sprintf("is of trust domain %q, for which there is no bundle", id.TrustDomain().Name())}
+	}
+	if f != nil && !p.AcceptsAny() {
+		f.Side, f.Peer, f.Roots = Downstream, &PeerFacts{SANs: []string{"URI " + text}, Issuer: "any of the roots"}, x.Roots
+		return f
+	}
+	x.State.PeerVerified = f == nil && p.Verifies()
+	return nil
+}
+
+// match notes which matchers failed and which matched.
+func (x *ServerExplanation) match(matchers []certs.SANMatcher, names []altName) {
+	for i, text := range describeMatchers(matchers) {
+		if n, ok := matchSAN(matchers[i], names); ok {
+			x.Matched = n.String() + " by " + text
+			return
+		}
+		x.Failed = append(x.Failed, text)
+	}
 }

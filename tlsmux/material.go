@@ -1,17 +1,14 @@
 package tlsmux
 
 import (
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/binary"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"outrider/certs"
 )
@@ -71,13 +68,79 @@ func (s *secrets) revision() uint64 {
 	return sum
 }
 
+// pairs are the certificates with their keys.
+func (s *secrets) pairs() ([]tls.Certificate, error) {
+	var out []tls.Certificate
+	for _, h := range s.certificates {
+		secret, err := h.Current()
+		if err != nil {
+			return nil, err
+		}
+		if secret.KeyPair == nil {
+			return nil, fmt.Errorf("secret %q is not a tls_certificate", secret.Name)
+		}
+		out = append(out, secret.KeyPair.TLS)
+	}
+	return out, nil
+}
+
+// policy is the validation context, merged with the secret's. A secret that is
+// something else must not turn into a context that verifies nothing.
+func (s *secrets) policy(static *certs.Validation) (*policy, error) {
+	if s.validation == nil {
+		return newPolicy(static, nil), nil
+	}
+	secret, err := s.validation.Current()
+	if err != nil {
+		return nil, err
+	}
+	if secret.Validation == nil {
+		return nil, fmt.Errorf("secret %q is not a validation_context", secret.Name)
+	}
+	return newPolicy(static.Merge(secret.Validation), secret), nil
+}
+
 // material is what handshakes need, made from one revision of the secrets.
 type material struct {
 	revision uint64
 	day      int64 // of our own ticket keys
 	config   *tls.Config
-	noALPN   *tls.Config // for clients with whom we share no protocol; nil on a client
 	policy   *policy
+	local    *selector
+
+	noALPN *tls.Config // of a server, for clients with whom it shares no protocol
+
+	mu       sync.Mutex
+	variants map[string]*tls.Config // guarded by mu; of a client, by SNI and ALPN
+}
+
+// maxVariants bounds what a client keeps of tls.Configs that differ in SNI or
+// ALPN only; beyond, each handshake makes its own.
+const maxVariants = 256
+
+// variant is the config with another SNI or, if alpn is not nil, another ALPN.
+func (m *material) variant(sni string, alpn []string) *tls.Config {
+	if sni == m.config.ServerName && alpn == nil {
+		return m.config
+	}
+	if alpn == nil {
+		alpn = m.config.NextProtos
+	}
+	key := sni + "\x00" + strings.Join(alpn, "\x00")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.variants[key]; c != nil {
+		return c
+	}
+	c := m.config.Clone()
+	c.ServerName, c.NextProtos = sni, alpn
+	if len(m.variants) < maxVariants {
+		if m.variants == nil {
+			m.variants = map[string]*tls.Config{}
+		}
+		m.variants[key] = c
+	}
+	return c
 }
 
 // endpoint is what a server and a client share.
@@ -87,77 +150,100 @@ type endpoint struct {
 	secrets secrets
 	current atomic.Pointer[material]
 	build   sync.Mutex
-	keyLog  io.Writer // opened with the first material
+	keyLog  io.Writer // guarded by build; opened with the first material
 }
 
-// base is the tls.Config of both sides, without what only one has.
-func (c *endpoint) base() (*tls.Config, *policy, error) {
-	pairs := make([]tls.Certificate, 0, len(c.secrets.certificates))
-	for _, h := range c.secrets.certificates {
-		secret, err := h.Current()
-		if err != nil {
-			return nil, nil, err
-		}
-		if secret.KeyPair == nil {
-			return nil, nil, &certs.NotReadyError{Name: secret.Name}
-		}
-		pairs = append(pairs, secret.KeyPair.TLS)
+// fresh is the material if it is of that revision and day, else nil.
+func (e *endpoint) fresh(revision uint64, day int64) *material {
+	if m := e.current.Load(); m != nil && m.revision == revision && m.day == day {
+		return m
 	}
-	validation := c.common.Validation
-	var from *certs.Secret
-	if c.secrets.validation != nil {
-		secret, err := c.secrets.validation.Current()
-		if err != nil {
-			return nil, nil, err
-		}
-		validation, from = validation.Merge(secret.Validation), secret
+	return nil
+}
+
+// base is the material of both sides, without what only one has; build is held.
+func (e *endpoint) base() (*material, error) {
+	pairs, err := e.secrets.pairs()
+	if err != nil {
+		return nil, err
 	}
-	if err := c.openKeyLog(); err != nil {
-		return nil, nil, err
+	policy, err := e.secrets.policy(e.common.Validation)
+	if err != nil {
+		return nil, err
 	}
+	if err := e.openKeyLog(); err != nil {
+		return nil, err
+	}
+	c := e.common
 	cfg := &tls.Config{
-		Certificates: pairs, MinVersion: c.common.MinVersion, MaxVersion: c.common.MaxVersion,
-		CipherSuites: c.common.CipherSuites, CurvePreferences: c.common.Curves, NextProtos: c.common.ALPN,
-		DynamicRecordSizingDisabled: true, KeyLogWriter: c.keyLog,
-		InsecureSkipVerify: true, // VerifyConnection does it, on resumed sessions too
+		MinVersion: c.MinVersion, MaxVersion: c.MaxVersion, CipherSuites: c.CipherSuites,
+		CurvePreferences: c.Curves, NextProtos: c.ALPN, KeyLogWriter: e.keyLog,
+		DynamicRecordSizingDisabled: true,
+		InsecureSkipVerify:          true, // VerifyConnection does it, on resumed sessions too
 	}
 	if cfg.MinVersion == 0 {
 		cfg.MinVersion = tls.VersionTLS12
 	}
-	return cfg, newPolicy(validation, from), nil
+	if cfg.CipherSuites == nil {
+		cfg.CipherSuites = defaultCipherSuites()
+	}
+	return &material{config: cfg, policy: policy, local: newSelector(pairs)}, nil
+}
+
+// defaultCipherSuites are Envoy's: no suite without forward secrecy or
+// authenticated encryption (cipher_suites of TlsParameters).
+func defaultCipherSuites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	}
 }
 
 // openKeyLog opens key_log.path for appending, if there is one.
-func (c *endpoint) openKeyLog() error {
-	if c.common.KeyLogPath == "" || c.keyLog != nil {
+func (e *endpoint) openKeyLog() error {
+	if e.common.KeyLogPath == "" || e.keyLog != nil {
 		return nil
 	}
-	f, err := os.OpenFile(c.common.KeyLogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(e.common.KeyLogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("key_log: %w", err)
 	}
-	c.keyLog = f
+	e.keyLog = f
 	return nil
 }
 
-// ticketKeys are our own session ticket keys: one a day, today's first and
-// yesterday's still good, all from one secret that never leaves the process.
-type ticketKeys struct{ secret [32]byte }
-
-func newTicketKeys() *ticketKeys {
-	k := &ticketKeys{}
-	rand.Read(k.secret[:])
-	return k
-}
-
-func (k *ticketKeys) of(day int64) [][32]byte {
-	var out [][32]byte
-	for _, d := range []int64{day, day - 1} {
-		mac := hmac.New(sha256.New, k.secret[:])
-		binary.Write(mac, binary.BigEndian, d)
-		out = append(out, [32]byte(mac.Sum(nil)))
+// state is the lasting part of a finished handshake.
+func (m *material) state(cs *tls.ConnectionState, q question, local *tls.Certificate) *State {
+	s := &State{
+		Version: cs.Version, CipherSuite: cs.CipherSuite, Curve: cs.CurveID, SNI: cs.ServerName,
+		ALPN: cs.NegotiatedProtocol, Resumed: cs.DidResume, Peer: cs.PeerCertificates,
 	}
-	return out
+	if local != nil {
+		s.Local = local.Leaf
+	}
+	if len(q.chain) == 0 {
+		return s
+	}
+	s.PeerID = peerID(q.chain[0])
+	s.PeerVerified = m.policy.Verifies()
+	if s.PeerVerified && m.policy.AcceptsAny() {
+		if f := m.policy.verify(q); f != nil {
+			m.policy.describe(f, q)
+			s.PeerVerified, s.Unverified = false, f
+		}
+	}
+	return s
 }
 
-func today() int64 { return time.Now().Unix() / int64(24*time.Hour/time.Second) }
+// leafOf is the certificate that pair presents.
+func leafOf(pair *tls.Certificate) *x509.Certificate {
+	if pair.Leaf != nil {
+		return pair.Leaf
+	}
+	c, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		return &x509.Certificate{}
+	}
+	return c
+}

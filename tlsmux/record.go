@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,24 +21,29 @@ import (
 //     own for ever;
 //   - while corked it collects written records, and writes them at once.
 //
-// An idle connection holds no buffer of it.
+// An idle connection holds no buffer of it: not even after part of a record,
+// which crypto/tls is given as it comes.
 type records struct {
 	net.Conn
-	raw syscall.RawConn // nil: no descriptor, plain reads
+	raw syscall.RawConn // nil: no descriptor of our own kind, plain reads
 
 	// Reading side; used by one reader at a time.
 	buf        *[readAhead]byte // nil while empty
 	start, end int              // of what is buffered
-	left       int              // of the current record, header included, not handed out yet
-	nonblock   bool             // fail with errWouldBlock rather than wait
-	dry        bool             // the last read took all that the socket had
+	head       [recordHeaderSize]byte
+	have, sent int  // bytes of head that have come, and been handed out
+	left       int  // bytes of the current record's body not handed out yet
+	nonblock   bool // fail with errWouldBlock rather than wait
+	dry        bool // the last read took all that the socket had
 	poll       func(fd uintptr) bool
 	pollN      int
 	pollErr    error
 
-	mu     sync.Mutex
-	corked bool   // guarded by mu
-	out    []byte // guarded by mu; written while corked
+	closing atomic.Bool // writes are tried once and never wait
+	mu      sync.Mutex
+	corked  bool   // guarded by mu
+	out     []byte // guarded by mu; written while corked
+	failed  error  // guarded by mu; records are lost, so nothing may follow
 }
 
 // readAhead holds four records of the largest size; its sibling for writing
@@ -64,70 +71,91 @@ func (errWouldBlock) Error() string   { return "no whole record is there yet" }
 func (errWouldBlock) Timeout() bool   { return false }
 func (errWouldBlock) Temporary() bool { return true }
 
+// newRecords reads from the descriptor only where that is all there is: a
+// wrapped connection may hold bytes that the descriptor has no more.
 func newRecords(c net.Conn) *records {
 	r := &records{Conn: c}
-	if sc, ok := c.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			r.raw = raw
-			r.poll = r.tryRead
-		}
+	var sc syscall.Conn
+	switch c := c.(type) {
+	case *net.TCPConn:
+		sc = c
+	case *net.UnixConn:
+		sc = c
+	default:
+		return r
+	}
+	if raw, err := sc.SyscallConn(); err == nil {
+		r.raw, r.poll = raw, r.tryRead
 	}
 	return r
 }
 
 // Read gives bytes of the current record only.
 func (r *records) Read(p []byte) (int, error) {
-	if r.left == 0 {
-		for r.end-r.start < recordHeaderSize {
+	for r.have < recordHeaderSize {
+		if r.start == r.end {
 			if err := r.fill(); err != nil {
 				return r.atEnd(p, err)
 			}
 		}
-		length := binary.BigEndian.Uint16(r.buf[r.start+3:])
-		r.left = recordHeaderSize + int(length)
+		n := copy(r.head[r.have:], r.buf[r.start:r.end])
+		r.have += n
+		r.consume(n)
+		r.left = int(binary.BigEndian.Uint16(r.head[3:]))
 	}
-	for r.start == r.end {
+	n := copy(p, r.head[r.sent:])
+	r.sent += n
+	if n == 0 && r.start == r.end {
 		if err := r.fill(); err != nil {
 			return 0, err
 		}
 	}
-	n := copy(p[:min(len(p), r.left)], r.buf[r.start:r.end])
-	r.start += n
-	r.left -= n
-	r.releaseIfEmpty()
+	if r.sent == recordHeaderSize && r.start < r.end {
+		m := copy(p[n:], r.buf[r.start:min(r.end, r.start+r.left)])
+		r.left -= m
+		r.consume(m)
+		n += m
+	}
+	if r.sent == recordHeaderSize && r.left == 0 {
+		r.have, r.sent = 0, 0
+	}
 	return n, nil
 }
 
 // atEnd hands out what is less than a header when no more comes: crypto/tls
 // judges it.
 func (r *records) atEnd(p []byte, err error) (int, error) {
-	if n := r.end - r.start; n > 0 && err == io.EOF {
-		n = copy(p, r.buf[r.start:r.end])
-		r.start += n
-		r.releaseIfEmpty()
+	if err == io.EOF && r.sent < r.have {
+		n := copy(p, r.head[r.sent:r.have])
+		r.sent += n
 		return n, nil
 	}
 	return 0, err
 }
 
-func (r *records) releaseIfEmpty() {
-	if r.start == r.end && r.buf != nil {
+// consume drops n buffered bytes, and the buffer with the last.
+func (r *records) consume(n int) {
+	r.start += n
+	if r.start == r.end {
+		r.drop()
+	}
+}
+
+func (r *records) drop() {
+	if r.buf != nil {
 		readBuffers.Put(r.buf)
 		r.buf, r.start, r.end = nil, 0, 0
 	}
 }
 
-// fill adds at least one byte to the buffer, taking one only when there is
-// something to put into it.
+// fill puts at least one byte into the empty buffer, taking one only when
+// there is something to put into it.
 func (r *records) fill() error {
 	if r.nonblock && r.dry {
 		return errWouldBlock{}
 	}
 	if r.raw == nil {
-		return r.fillBlocking()
-	}
-	if r.buf != nil {
-		r.compact()
+		return r.fillPlain()
 	}
 	if err := r.raw.Read(r.poll); err != nil {
 		return err
@@ -137,11 +165,12 @@ func (r *records) fill() error {
 		r.dry = true
 		return errWouldBlock{}
 	case r.pollErr != nil:
-		return r.pollErr
+		return &net.OpError{Op: "read", Net: r.LocalAddr().Network(), Source: r.LocalAddr(), Addr: r.RemoteAddr(), Err: os.NewSyscallError("read", r.pollErr)}
 	case r.pollN == 0:
+		r.dry = false // the end is to be seen again, whether we wait or not
 		return io.EOF
 	}
-	r.end += r.pollN
+	r.end = r.pollN
 	r.dry = r.end < readAhead
 	return nil
 }
@@ -149,68 +178,105 @@ func (r *records) fill() error {
 // tryRead is one read(2). It is false, holding nothing, if the socket has
 // nothing and we may wait.
 func (r *records) tryRead(fd uintptr) bool {
-	fresh := r.buf == nil
-	if fresh {
-		r.buf = readBuffers.Get().(*[readAhead]byte)
-	}
+	r.buf = readBuffers.Get().(*[readAhead]byte)
 	for {
-		r.pollN, r.pollErr = unix.Read(int(fd), r.buf[r.end:])
+		r.pollN, r.pollErr = unix.Read(int(fd), r.buf[:])
 		if r.pollErr != unix.EINTR {
 			break
 		}
 	}
-	if fresh && (r.pollErr != nil || r.pollN == 0) {
-		readBuffers.Put(r.buf)
-		r.buf = nil
+	if r.pollErr != nil || r.pollN == 0 {
+		r.drop()
 	}
 	return r.pollErr != unix.EAGAIN || r.nonblock
 }
 
-// compact makes room behind what is buffered.
-func (r *records) compact() {
-	if r.start > 0 {
-		r.end = copy(r.buf[:], r.buf[r.start:r.end])
-		r.start = 0
+// fillPlain is for connections without a descriptor. It holds a buffer while
+// it waits, and cannot tell what is there without waiting.
+func (r *records) fillPlain() error {
+	if r.nonblock {
+		return errWouldBlock{}
 	}
-}
-
-// fillBlocking is for connections without a descriptor.
-func (r *records) fillBlocking() error {
-	if r.buf == nil {
-		r.buf = readBuffers.Get().(*[readAhead]byte)
-	}
-	r.compact()
-	n, err := r.Conn.Read(r.buf[r.end:])
-	r.end += n
-	r.dry = true
+	r.buf = readBuffers.Get().(*[readAhead]byte)
+	n, err := r.Conn.Read(r.buf[:])
+	r.end, r.dry = n, true
 	if n > 0 {
 		return nil
 	}
-	r.releaseIfEmpty()
+	r.drop()
+	if err == io.EOF {
+		r.dry = false
+	}
 	return err
 }
 
-// buffered reports whether bytes are here that the socket does not have any
-// more.
-func (r *records) buffered() bool { return r.end > r.start }
+// hasRecord reports whether the rest of a record is here, so that it can be
+// decrypted without asking the socket.
+func (r *records) hasRecord() bool {
+	n := r.end - r.start
+	switch {
+	case r.have == recordHeaderSize:
+		return n >= r.left
+	case r.have > 0 || n < recordHeaderSize:
+		return false
+	}
+	return n >= recordHeaderSize+int(binary.BigEndian.Uint16(r.buf[r.start+3:]))
+}
 
-// waitReadable waits until bytes are buffered.
-func (r *records) waitReadable() error {
-	if r.buffered() {
+// await waits, without a buffer, until bytes have come, the peer has ended
+// (which Read says), or the socket or its deadline fails.
+func (r *records) await() error {
+	if r.start < r.end {
 		return nil
 	}
-	return r.fill()
+	if err := r.fill(); err != nil && err != io.EOF {
+		return err
+	}
+	return nil
 }
 
 // Write collects while corked.
 func (r *records) Write(p []byte) (int, error) {
+	if r.closing.Load() {
+		return r.writeOnce(p)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.corked {
 		r.out = append(r.out, p...)
 		return len(p), nil
 	}
-	return r.Conn.Write(p)
+	return r.send(p)
+}
+
+// send writes; mu is held. After a failure nothing is written any more, for
+// the peer would see records missing.
+func (r *records) send(p []byte) (int, error) {
+	if r.failed != nil {
+		return 0, r.failed
+	}
+	n, err := r.Conn.Write(p)
+	r.failed = err
+	return n, err
+}
+
+// writeOnce is the close_notify of a connection that is closed at once: it
+// goes out if there is room, as Envoy does it. Nobody waits for a peer that
+// does not read.
+func (r *records) writeOnce(p []byte) (int, error) {
+	if !r.mu.TryLock() {
+		return 0, errWouldBlock{}
+	}
+	defer r.mu.Unlock()
+	if r.raw == nil || r.failed != nil {
+		return r.send(p)
+	}
+	var n int
+	var failed error
+	if err := r.raw.Write(func(fd uintptr) bool { n, failed = unix.Write(int(fd), p); return true }); err != nil {
+		return 0, err
+	}
+	return max(n, 0), failed
 }
 
 // cork collects writes until uncork. Only one goroutine may cork.
@@ -230,7 +296,7 @@ func (r *records) uncork(buf *[]byte) error {
 	r.corked, r.out = false, nil
 	var err error
 	if len(out) > 0 {
-		_, err = r.Conn.Write(out)
+		_, err = r.send(out)
 	}
 	*buf = out[:0]
 	if cap(out) <= 2*readAhead {

@@ -1,16 +1,13 @@
 package tlsmux
 
 import (
-	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"encoding/hex"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"outrider/certs"
 )
@@ -20,18 +17,23 @@ type Reason string
 
 const (
 	ReasonNotReady    Reason = "secret_not_ready"
+	ReasonUnusable    Reason = "context_unusable"
 	ReasonNoCert      Reason = "no_certificate"
 	ReasonChain       Reason = "chain"
 	ReasonUnknownRoot Reason = "unknown_root"
 	ReasonExpired     Reason = "expired"
 	ReasonNotYetValid Reason = "not_yet_valid"
-	ReasonUsage       Reason = "key_usage"
+	ReasonKeyUsage    Reason = "key_usage"
+	ReasonEKU         Reason = "eku"
+	ReasonSVID        Reason = "svid"
 	ReasonCRL         Reason = "crl"
 	ReasonSAN         Reason = "san"
 	ReasonHash        Reason = "hash"
 	ReasonAlert       Reason = "peer_alert"
 	ReasonEOF         Reason = "eof"
+	ReasonReset       Reason = "reset"
 	ReasonTimeout     Reason = "timeout"
+	ReasonCanceled    Reason = "canceled"
 	ReasonNotTLS      Reason = "not_tls"
 	ReasonProtocol    Reason = "protocol"
 	ReasonNoSNI       Reason = "no_sni"
@@ -42,43 +44,86 @@ const (
 type HandshakeError struct {
 	Side   Side
 	Reason Reason
-	// What is wrong with it, as the rest of a sentence about the peer's
-	// certificate; "" if no certificate was judged.
+	// What is wrong, as the rest of a sentence about the peer; "" if the peer
+	// is not who is wrong, or Reason is ReasonSAN or ReasonNoCert.
 	What string
-	// Presented is the peer's certificate, Expected what its names should have
-	// matched, Roots the anchors that were tried.
-	Presented string
-	Expected  []string
-	Roots     []string
+	// Peer is the certificate that was judged; nil if none was.
+	Peer *PeerFacts
+	// Expected is what the peer's names or hashes should have matched, Roots
+	// the anchors that were tried.
+	Expected []string
+	Roots    []string
 	// Clock says that the clock is the likely cause, and why; "" if not.
 	Clock string
+	// Alert is the number of the alert that the peer sent; 0 if it sent none.
+	Alert uint8
 	Err   error // nil if What says it all
+
+	// envoy is the part of Envoy's text that is not the same for all failures
+	// of the Reason, depth the index in the chain that it names.
+	envoy string
+	depth int
+}
+
+// PeerFacts are what a leaf certificate says about its owner.
+type PeerFacts struct {
+	// SANs have their type before them: "URI spiffe://...".
+	SANs                []string
+	Subject, Issuer     string
+	Serial              string // hexadecimal
+	NotBefore, NotAfter time.Time
+}
+
+func factsOf(c *x509.Certificate) *PeerFacts {
+	f := &PeerFacts{
+		Subject: c.Subject.String(), Issuer: c.Issuer.String(), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+	}
+	if c.SerialNumber != nil {
+		f.Serial = c.SerialNumber.Text(16)
+	}
+	for _, n := range altNames(c) {
+		f.SANs = append(f.SANs, n.String())
+	}
+	return f
+}
+
+// String is the peer as a person would name it: by its names, else by its
+// subject; and who signed it.
+func (p *PeerFacts) String() string {
+	names := listed(p.SANs, ", ")
+	if len(p.SANs) == 0 {
+		names = fmt.Sprintf("subject %q without any SAN", p.Subject)
+	}
+	return fmt.Sprintf("%s (issued by %q, serial %s)", printable(names), p.Issuer, p.Serial)
 }
 
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
 // Error is what was presented, what was expected, the roots and the clock.
 func (e *HandshakeError) Error() string {
-	if e.What == "" {
-		if e.Err == nil {
-			return string(e.Reason)
-		}
-		return e.Err.Error()
-	}
 	var s strings.Builder
-	s.WriteString("the peer")
-	if e.Presented != "" {
-		s.WriteString(", who presented " + e.Presented + ",")
+	switch {
+	case e.Reason == ReasonNoCert:
+		s.WriteString("the peer presented no certificate, and one is required")
+	case e.Reason == ReasonSAN && e.Peer != nil:
+		fmt.Fprintf(&s, "the peer presented %s", e.Peer)
+	case e.What == "" && e.Err != nil:
+		return e.Err.Error()
+	case e.What == "":
+		return string(e.Reason)
+	case e.Peer != nil:
+		fmt.Fprintf(&s, "the peer, who presented %s, %s", e.Peer, e.What)
+	default:
+		s.WriteString("the peer " + e.What)
 	}
-	s.WriteString(" " + e.What)
 	if len(e.Expected) > 0 {
-		s.WriteString(": expected " + strings.Join(e.Expected, " or "))
+		s.WriteString(", expected one of: " + listed(e.Expected, ", "))
 	}
 	if e.Err != nil {
 		s.WriteString(": " + e.Err.Error())
 	}
-	if len(e.Roots) > 0 && e.Reason != ReasonSAN && e.Reason != ReasonHash {
-		s.WriteString("; roots: " + strings.Join(e.Roots, ", "))
+	if len(e.Roots) > 0 {
+		s.WriteString("; roots: " + listed(e.Roots, ", "))
 	}
 	if e.Clock != "" {
 		s.WriteString("; " + e.Clock)
@@ -86,54 +131,49 @@ func (e *HandshakeError) Error() string {
 	return s.String()
 }
 
-// Stat is the counter of Envoy's ssl scope that the failure belongs to.
-func (e *HandshakeError) Stat() string {
+// SSLCounter is the counter of Envoy's ssl scope that the failure belongs to;
+// "" if Envoy counts it elsewhere or not at all.
+func (e *HandshakeError) SSLCounter() string {
 	switch e.Reason {
 	case ReasonNoCert:
 		return "fail_verify_no_cert"
-	case ReasonChain, ReasonUnknownRoot, ReasonExpired, ReasonNotYetValid, ReasonUsage, ReasonCRL:
+	case ReasonChain, ReasonUnknownRoot, ReasonExpired, ReasonNotYetValid, ReasonEKU, ReasonSVID, ReasonCRL:
 		return "fail_verify_error"
 	case ReasonSAN:
 		return "fail_verify_san"
 	case ReasonHash:
 		return "fail_verify_cert_hash"
+	case ReasonNotReady, ReasonUnusable, ReasonEOF, ReasonReset, ReasonTimeout, ReasonCanceled:
+		return ""
 	}
 	return "connection_error"
 }
 
-// describeCert is a certificate as a person would name it: by its names, else
-// by its subject; and who signed it.
-func describeCert(c *x509.Certificate) string {
-	var names []string
-	for _, u := range uriTexts(c.URIs) {
-		names = append(names, "URI "+u)
+// maxListed is how many of a list a sentence names: a log line is read by
+// people, and a peer decides how many names it has.
+const maxListed = 8
+
+func listed(all []string, separator string) string {
+	if len(all) <= maxListed {
+		return strings.Join(all, separator)
 	}
-	for _, d := range c.DNSNames {
-		names = append(names, "DNS "+d)
-	}
-	for _, e := range c.EmailAddresses {
-		names = append(names, "email "+e)
-	}
-	for _, ip := range c.IPAddresses {
-		names = append(names, "IP "+canonicalIP(ip))
-	}
-	if len(names) == 0 {
-		names = []string{fmt.Sprintf("subject %q without any SAN", c.Subject)}
-	}
-	return fmt.Sprintf("%s (issued by %q)", printable(strings.Join(names, ", ")), c.Issuer)
+	return strings.Join(all[:maxListed], separator) + fmt.Sprintf(" and %d more", len(all)-maxListed)
 }
 
-// printable keeps a peer from writing lines of its own into our log.
+// printable keeps a peer from writing lines of its own, or very long ones,
+// into our log.
 func printable(s string) string {
+	const most = 1024
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 {
 			return '?'
 		}
 		return r
-	}, s)
+	}, strings.ToValidUTF8(s, "?"))
 }
-
-var sanTypeNames = [...]string{"", "email ", "DNS ", "URI ", "IP "}
 
 func describeMatchers(all []certs.SANMatcher) []string {
 	var out []string
@@ -143,22 +183,51 @@ func describeMatchers(all []certs.SANMatcher) []string {
 	return out
 }
 
-// describeRoots names the anchors that leaf was held against, and where they
-// came from.
-func (p *policy) describeRoots(leaf *x509.Certificate) []string {
-	roots := p.Roots
+// roots are the anchors for a peer of td.
+func (p *policy) roots(td spiffeid.TrustDomain) []*x509.Certificate {
 	if p.TrustDomains != nil {
-		id := peerID(leaf)
-		roots = p.TrustDomains[id.TrustDomain()]
+		return p.TrustDomains[td]
 	}
+	return p.Roots
+}
+
+// namedCAs are the anchors whose names a server sends along when it asks for a
+// certificate, as Envoy does.
+func (p *policy) namedCAs() *x509.CertPool {
+	all := p.Roots
+	for _, td := range p.trustDomains() {
+		all = append(all[:len(all):len(all)], p.TrustDomains[td]...)
+	}
+	return poolOf(all)
+}
+
+// describeRoots names the anchors that a peer of td was held against, and
+// where they came from.
+func (p *policy) describeRoots(td spiffeid.TrustDomain) []string {
 	var out []string
-	for _, r := range roots {
-		out = append(out, fmt.Sprintf("%q", r.Subject))
+	for _, r := range p.roots(td) {
+		out = append(out, describeRoot(r))
 	}
 	if len(out) > 0 {
-		out[len(out)-1] += " (" + p.origin() + ")"
+		last := min(len(out), maxListed) - 1
+		out[last] += " (" + p.origin() + ")"
 	}
 	return out
+}
+
+// describeRoot is a root's subject, the beginning of its key identifier, which
+// tells two of the same name apart, and its trust domain.
+func describeRoot(r *x509.Certificate) string {
+	s := fmt.Sprintf("%q", r.Subject)
+	if id := r.SubjectKeyId; len(id) > 0 {
+		s += " SKI " + hex.EncodeToString(id[:min(len(id), 4)])
+	}
+	for _, u := range r.URIs {
+		if td, err := spiffeid.TrustDomainFromURI(u); err == nil {
+			return s + fmt.Sprintf(" of trust domain %q", td.Name())
+		}
+	}
+	return s
 }
 
 // origin is where the roots came from and how old they are.
@@ -174,73 +243,3 @@ func (p *policy) origin() string {
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-
-// clockSlack is how far off a certificate may be for the clock to be the
-// likely cause: clocks are wrong by minutes, rotations fail for hours.
-const clockSlack = 10 * time.Minute
-
-// chainFailure is crypto/x509's refusal in our words.
-func chainFailure(err error, chain []*x509.Certificate, now time.Time) *HandshakeError {
-	f := &HandshakeError{Reason: ReasonChain, What: "has no valid chain", Err: err}
-	var invalid x509.CertificateInvalidError
-	var unknown x509.UnknownAuthorityError
-	switch {
-	case errors.As(err, &unknown):
-		f.Reason, f.What, f.Err = ReasonUnknownRoot, "is not signed by any of the roots", nil
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		timeFailure(f, chain, now)
-	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
-		f.Reason, f.What, f.Err = ReasonUsage, "may not be used for this by its extended key usage", nil
-	}
-	return f
-}
-
-// timeFailure says which certificate is out of its time, and by how much.
-func timeFailure(f *HandshakeError, chain []*x509.Certificate, now time.Time) {
-	f.Reason, f.What = ReasonExpired, "has an expired certificate in its chain"
-	for i, c := range chain {
-		whose := "its certificate"
-		if i > 0 {
-			whose = fmt.Sprintf("its intermediate %q", c.Subject)
-		}
-		switch {
-		case now.After(c.NotAfter):
-			late := now.Sub(c.NotAfter).Round(time.Second)
-			f.What, f.Err = fmt.Sprintf("is refused: %s expired %s ago, at %s", whose, late, stamp(c.NotAfter)), nil
-			if late < clockSlack {
-				f.Clock = "a clock is the likely cause, ours or its CA's: ours says " + stamp(now)
-			}
-			return
-		case now.Before(c.NotBefore):
-			early := c.NotBefore.Sub(now).Round(time.Second)
-			f.Reason, f.Err = ReasonNotYetValid, nil
-			f.What = fmt.Sprintf("is refused: %s becomes valid in %s, at %s", whose, early, stamp(c.NotBefore))
-			f.Clock = "our clock is probably behind: it says " + stamp(now)
-			return
-		}
-	}
-}
-
-// failure makes a HandshakeError of whatever ended a handshake.
-func failure(side Side, err error) *HandshakeError {
-	var already *HandshakeError
-	if errors.As(err, &already) {
-		already.Side = side
-		return already
-	}
-	f := &HandshakeError{Side: side, Reason: ReasonProtocol, Err: fmt.Errorf("TLS handshake: %w", err)}
-	var op *net.OpError
-	var alert tls.AlertError
-	var header tls.RecordHeaderError
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		f.Reason, f.Err = ReasonTimeout, fmt.Errorf("the TLS handshake was not done in time: %w", err)
-	case errors.As(err, &header):
-		f.Reason, f.Err = ReasonNotTLS, fmt.Errorf("the peer does not speak TLS: %w", err)
-	case errors.As(err, &op) && op.Op == "remote error", errors.As(err, &alert):
-		f.Reason, f.Err = ReasonAlert, fmt.Errorf("the peer sent alert: %w", err)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		f.Reason, f.Err = ReasonEOF, errors.New("the peer closed during the TLS handshake")
-	}
-	return f
-}

@@ -3,8 +3,8 @@ package tlsmux
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"time"
@@ -43,63 +43,85 @@ func (s *Server) Secrets() []*certs.Handle { return s.secrets.all() }
 func (s *Server) Handshake(ctx context.Context, c net.Conn) (*Conn, error) {
 	m, err := s.material()
 	if err != nil {
-		return nil, &HandshakeError{Side: Downstream, Reason: ReasonNotReady, Err: err}
+		return nil, notReady(Downstream, err)
 	}
-	records := newRecords(c)
-	return shake(ctx, tls.Server(records, m.config), records, Downstream, m)
+	r := newRecords(c)
+	return m.shake(ctx, tls.Server(r, m.config), r, Downstream)
 }
 
 // material is what is made from the secrets' current revision.
 func (s *Server) material() (*material, error) {
 	day := today()
-	if m := s.current.Load(); m != nil && m.revision == s.secrets.revision() && m.day == day {
+	if m := s.fresh(s.secrets.revision(), day); m != nil {
 		return m, nil
 	}
 	s.build.Lock()
 	defer s.build.Unlock()
 	revision := s.secrets.revision() // before the secrets: a change between is seen next time
-	if m := s.current.Load(); m != nil && m.revision == revision && m.day == day {
+	if m := s.fresh(revision, day); m != nil {
 		return m, nil
 	}
-	cfg, policy, err := s.base()
+	m, err := s.base()
 	if err != nil {
 		return nil, err
 	}
-	if len(cfg.Certificates) == 0 {
-		return nil, errors.New("the context has no certificate")
+	if m.local.first() == nil {
+		return nil, errors.New("there is no certificate in it")
 	}
-	m := &material{revision: revision, day: day, config: cfg, policy: policy}
-	cfg.ClientAuth = s.clientAuth(policy)
-	cfg.VerifyConnection = func(cs tls.ConnectionState) error { return s.verify(policy, &cs) }
-	cfg.GetCertificate = choose(cfg.Certificates)
-	cfg.SessionTicketsDisabled = s.cfg.DisableTickets
-	if err := s.setTicketKeys(cfg, day); err != nil {
+	m.revision, m.day = revision, day
+	if err := s.complete(m, day); err != nil {
 		return nil, err
 	}
-	m.noALPN = cfg.Clone()
-	m.noALPN.NextProtos = nil
-	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return s.configFor(m, hello) }
 	s.current.Store(m)
 	return m, nil
 }
 
-func (s *Server) setTicketKeys(cfg *tls.Config, day int64) error {
-	if s.secrets.tickets == nil {
-		cfg.SetSessionTicketKeys(s.keys.of(day))
-		return nil
+// complete adds what only a server has.
+func (s *Server) complete(m *material, day int64) error {
+	cfg := m.config
+	cfg.ClientAuth = s.clientAuth(m.policy)
+	cfg.ClientCAs = m.policy.namedCAs()
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error { return s.verify(m.policy, &cs) }
+	cfg.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return m.local.forServer(hello, s.cfg.FullScanCertificates), nil
 	}
-	secret, err := s.secrets.tickets.Current()
-	if err != nil {
-		return err
+	cfg.SessionTicketsDisabled = s.cfg.DisableTickets
+	if !s.cfg.DisableTickets {
+		keys, err := s.ticketKeys(day)
+		if err != nil {
+			return err
+		}
+		cfg.SetSessionTicketKeys(keys)
+		lifetime := s.cfg.SessionTimeout
+		if lifetime == 0 {
+			lifetime = defaultSessionTimeout
+		}
+		bindSessions(cfg, m.policy.fingerprint(s.cfg.RequireClientCertificate), lifetime)
 	}
-	cfg.SetSessionTicketKeys(secret.TicketKeys)
+	m.noALPN = cfg.Clone()
+	m.noALPN.NextProtos = nil
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return s.configFor(m, hello) }
 	return nil
 }
 
-// clientAuth asks for a certificate where one could be verified, and leaves
-// the judgement to verify.
+func (s *Server) ticketKeys(day int64) ([][32]byte, error) {
+	if s.secrets.tickets == nil {
+		return s.keys.of(day), nil
+	}
+	secret, err := s.secrets.tickets.Current()
+	if err != nil {
+		return nil, err
+	}
+	if len(secret.TicketKeys) == 0 {
+		return nil, fmt.Errorf("secret %q is not session_ticket_keys", secret.Name)
+	}
+	return secret.TicketKeys, nil
+}
+
+// clientAuth asks for a certificate where one could be verified or is wanted
+// unverified, and leaves the judgement to verify.
 func (s *Server) clientAuth(p *policy) tls.ClientAuthType {
-	if s.cfg.RequireClientCertificate || p != nil && p.Verifies() {
+	if s.cfg.RequireClientCertificate || p.Verifies() || p.AcceptUntrusted {
 		return tls.RequestClientCert
 	}
 	return tls.NoClientCert
@@ -111,6 +133,9 @@ func (s *Server) configFor(m *material, hello *tls.ClientHelloInfo) (*tls.Config
 	if s.cfg.RequireSNI && hello.ServerName == "" {
 		return nil, &HandshakeError{Reason: ReasonNoSNI, Err: errors.New("the client sent no server name, and require_sni is set")}
 	}
+	if a := attemptOf(hello.Context()); a != nil {
+		a.local = m.local.forServer(hello, s.cfg.FullScanCertificates)
+	}
 	for _, p := range hello.SupportedProtos {
 		if slices.Contains(m.config.NextProtos, p) {
 			return nil, nil
@@ -119,77 +144,56 @@ func (s *Server) configFor(m *material, hello *tls.ClientHelloInfo) (*tls.Config
 	return m.noALPN, nil
 }
 
-// verify is the policy, on full and on resumed handshakes.
-func (s *Server) verify(p *policy, cs *tls.ConnectionState) error {
-	if len(cs.PeerCertificates) == 0 {
-		if s.cfg.RequireClientCertificate || p != nil && p.DemandsCertificate() {
-			return &HandshakeError{Reason: ReasonNoCert, What: "presented no certificate, and one is required"}
-		}
-		return nil
-	}
-	return p.judge(cs.PeerCertificates, Downstream)
+// demandsCertificate reports whether a client needs a certificate.
+func (s *Server) demandsCertificate(p *policy) bool {
+	return s.cfg.RequireClientCertificate || p.DemandsCertificate()
 }
 
-// judge is verify with trust_chain_verification applied; its nil is a nil
-// error.
-func (p *policy) judge(chain []*x509.Certificate, side Side) error {
-	if f := p.verify(chain, side, time.Now()); f != nil && !p.AcceptUntrusted {
-		return f
+// verify is the policy, on full and on resumed handshakes.
+func (s *Server) verify(p *policy, cs *tls.ConnectionState) error {
+	if len(cs.PeerCertificates) > 0 {
+		return p.judge(questionOf(cs, Downstream))
+	}
+	if s.demandsCertificate(p) {
+		return &HandshakeError{Reason: ReasonNoCert}
 	}
 	return nil
 }
 
-// choose picks the certificate: the first that fits the server name and the
-// client's algorithms, else the algorithms alone, else the first.
-func choose(pairs []tls.Certificate) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if len(pairs) == 1 {
-		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &pairs[0], nil }
-	}
-	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		anyName := *hello
-		anyName.ServerName = ""
-		for _, h := range []*tls.ClientHelloInfo{hello, &anyName} {
-			for i := range pairs {
-				if h.SupportsCertificate(&pairs[i]) == nil {
-					return &pairs[i], nil
-				}
-			}
-		}
-		return &pairs[0], nil
-	}
+func questionOf(cs *tls.ConnectionState, side Side) question {
+	return question{chain: cs.PeerCertificates, side: side, now: time.Now(), suite: cs.CipherSuite}
+}
+
+// attempt is what the callbacks of one handshake leave for its end. It travels
+// in the handshake's context.
+type attempt struct{ local *tls.Certificate }
+
+type attemptKey struct{}
+
+func attemptOf(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
 }
 
 // shake runs a handshake and gathers what it established.
-func shake(ctx context.Context, t *tls.Conn, records *records, side Side, m *material) (*Conn, error) {
+func (m *material) shake(ctx context.Context, t *tls.Conn, r *records, side Side) (*Conn, error) {
 	if d, ok := ctx.Deadline(); ok {
-		records.Conn.SetDeadline(d)
+		r.Conn.SetDeadline(d)
 	}
-	stop := context.AfterFunc(ctx, func() { records.Conn.SetDeadline(time.Unix(1, 0)) })
-	err := t.Handshake()
+	stop := context.AfterFunc(ctx, func() { r.Conn.SetDeadline(time.Unix(1, 0)) })
+	a := &attempt{}
+	err := t.HandshakeContext(context.WithValue(context.Background(), attemptKey{}, a))
 	if !stop() && ctx.Err() != nil {
-		return nil, failure(side, context.Cause(ctx))
+		err = context.Cause(ctx)
 	}
 	if err != nil {
+		r.drop()
 		return nil, failure(side, err)
 	}
-	records.Conn.SetDeadline(time.Time{})
+	r.Conn.SetDeadline(time.Time{})
 	cs := t.ConnectionState()
-	return &Conn{Conn: t, records: records, state: m.state(&cs, side)}, nil
-}
-
-// state is the lasting part of cs.
-func (m *material) state(cs *tls.ConnectionState, side Side) *State {
-	s := &State{
-		Version: cs.Version, CipherSuite: cs.CipherSuite, Curve: cs.CurveID, SNI: cs.ServerName,
-		ALPN: cs.NegotiatedProtocol, Resumed: cs.DidResume, Peer: cs.PeerCertificates,
+	if cs.DidResume && a.local == nil {
+		a.local = m.local.first()
 	}
-	if len(s.Peer) > 0 {
-		s.PeerID = peerID(s.Peer[0])
-		s.PeerVerified = m.policy != nil && m.policy.Verifies() &&
-			(!m.policy.AcceptUntrusted || m.policy.verify(s.Peer, side, time.Now()) == nil)
-	}
-	if len(m.config.Certificates) > 0 {
-		s.Local = m.config.Certificates[0].Leaf
-	}
-	return s
+	return &Conn{Conn: t, records: r, side: side, state: m.state(&cs, questionOf(&cs, side), a.local)}, nil
 }

@@ -24,8 +24,12 @@ type State struct {
 	// PeerVerified says that the peer's chain was verified (false with
 	// ACCEPT_UNTRUSTED after a failure, or with nothing to verify).
 	PeerVerified bool
+	// Unverified is why verification failed, where the peer was accepted all
+	// the same (ACCEPT_UNTRUSTED); nil else.
+	Unverified *HandshakeError
 	// Local is the certificate that we presented; nil if none.
 	Local *x509.Certificate
-	// SessionID is the TLS session ID in hex; "" where TLS has none (1.3).
+	// SessionID is the TLS session ID in hex; "" where TLS has none (1.3), and
+	// as crypto/tls does not tell it, for 1.2 too.
 	SessionID string
 }

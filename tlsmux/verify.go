@@ -1,19 +1,16 @@
 package tlsmux
 
 import (
-	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"encoding/binary"
 	"fmt"
-	"net"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"outrider/certs"
 )
@@ -30,10 +27,6 @@ const (
 
 func (s Side) String() string { return [...]string{"downstream", "upstream"}[s] }
 
-// defaultVerifyDepth is OpenSSL's (max_verify_depth of
-// CertificateValidationContext).
-const defaultVerifyDepth = 100
-
 // policy is what a peer's certificate is held against: a validation context,
 // merged, with what is made from it once. It is immutable but for its cache.
 type policy struct {
@@ -43,23 +36,36 @@ type policy struct {
 	rootsUpdated         time.Time
 
 	pool    *x509.CertPool
-	domains map[spiffeid.TrustDomain]*x509.CertPool
+	bundles *x509bundle.Set // nil without TrustDomains
 	cache   chainCache
 }
 
+// question is a chain to be judged.
+type question struct {
+	chain []*x509.Certificate // leaf first, never empty
+	side  Side
+	now   time.Time
+	// sans, if not nil, replace the policy's.
+	sans []certs.SANMatcher
+	// suite is the cipher suite; 0 is any in which the leaf's key signs.
+	suite uint16
+}
+
+// newPolicy makes the policy of v, which may be nil: that one verifies nothing.
+// from is the secret that was merged into it; nil if there was none.
 func newPolicy(v *certs.Validation, from *certs.Secret) *policy {
 	if v == nil {
-		return nil
+		v = &certs.Validation{}
 	}
 	p := &policy{Validation: v, rootsFrom: "the configuration"}
-	if from != nil {
+	if from != nil && from.Validation != nil && (len(from.Validation.Roots) > 0 || from.Validation.TrustDomains != nil) {
 		p.rootsName, p.rootsFrom, p.rootsUpdated = from.Name, from.From, from.Updated
 	}
-	p.pool = poolOf(v.Roots)
+	p.pool = poolOf(p.atAnyTime(v.Roots))
 	if v.TrustDomains != nil {
-		p.domains = map[spiffeid.TrustDomain]*x509.CertPool{}
+		p.bundles = x509bundle.NewSet()
 		for td, roots := range v.TrustDomains {
-			p.domains[td] = poolOf(roots)
+			p.bundles.Add(x509bundle.FromX509Authorities(td, p.atAnyTime(roots)))
 		}
 	}
 	return p
@@ -77,232 +83,147 @@ func poolOf(roots []*x509.Certificate) *x509.CertPool {
 // why it fails: a *HandshakeError, or nil. Source: Envoy's
 // default_validator.cc, and for TrustDomains its SPIFFE validator.
 func Verify(v *certs.Validation, chain []*x509.Certificate, side Side, now time.Time) error {
-	if f := newPolicy(v, nil).verify(chain, side, now); f != nil {
+	if len(chain) == 0 {
+		return &HandshakeError{Side: side, Reason: ReasonNoCert}
+	}
+	return newPolicy(v, nil).judge(question{chain: chain, side: side, now: now})
+}
+
+// judge is verify with what the context says about those that do not verify. A
+// client verifies nothing if it has nothing to verify with, as Envoy's; a
+// server that asked for a certificate does not take one on trust.
+func (p *policy) judge(q question) error {
+	f := keyUsageFailure(q)
+	if f == nil && p.AcceptsAny() {
+		return nil
+	}
+	if f == nil {
+		f = p.verify(q)
+	}
+	if f == nil && q.side == Downstream && !p.Verifies() {
+		f = &HandshakeError{Reason: ReasonUnknownRoot, What: "cannot be verified: the context has neither roots nor hashes"}
+	}
+	if f == nil {
+		return nil
+	}
+	p.describe(f, q)
+	return f
+}
+
+// verify is nil if the chain is good, or if there is nothing to hold it
+// against. The order is Envoy's: chain, names, hashes.
+func (p *policy) verify(q question) *HandshakeError {
+	leaf := q.chain[0]
+	if f := p.chain(q); f != nil {
 		return f
 	}
-	return nil
+	sans := q.sans
+	if sans == nil {
+		sans = p.SANs
+	}
+	names := altNames(leaf)
+	if p.TrustDomains != nil { // only the URI is bound to the trust domain
+		names = slices.DeleteFunc(names, func(n altName) bool { return n.kind != certs.SANURI })
+	}
+	if f := sansFailure(sans, names); f != nil {
+		return f
+	}
+	return p.pins(leaf)
 }
 
-// verify is nil if chain is good. An empty chain is the caller's matter.
-func (p *policy) verify(chain []*x509.Certificate, side Side, now time.Time) *HandshakeError {
-	if p == nil || len(chain) == 0 {
-		return nil
-	}
-	leaf := chain[0]
-	pool, f := p.rootsFor(leaf)
-	if f == nil && pool != nil {
-		f = p.chain(chain, pool, side, now)
-	}
-	if f == nil {
-		f = p.pins(leaf)
-	}
-	if f == nil {
-		f = p.sans(leaf)
-	}
-	if f != nil {
-		f.Side, f.Presented = side, describeCert(leaf)
-		f.Roots = p.describeRoots(leaf)
-	}
-	return f
-}
-
-// rootsFor are the anchors for leaf: nil if no chain is demanded.
-func (p *policy) rootsFor(leaf *x509.Certificate) (*x509.CertPool, *HandshakeError) {
-	if p.domains == nil {
-		if len(p.Roots) == 0 {
-			return nil, nil
-		}
-		return p.pool, nil
-	}
-	id, err := x509svid.IDFromCert(leaf)
-	if err != nil {
-		return nil, &HandshakeError{Reason: ReasonSAN, What: "is no X.509-SVID", Err: err}
-	}
-	pool := p.domains[id.TrustDomain()]
-	if pool == nil {
-		return nil, &HandshakeError{Reason: ReasonUnknownRoot, What: fmt.Sprintf("is of trust domain %q, for which there is no bundle", id.TrustDomain())}
-	}
-	return pool, nil
-}
-
-// chain verifies the signatures up to a root, the times, the key usage and
-// the revocation lists.
-func (p *policy) chain(chain []*x509.Certificate, pool *x509.CertPool, side Side, now time.Time) *HandshakeError {
-	key := chainKey(chain, side)
-	if p.cache.holds(key, now) {
-		return nil
-	}
-	opts := x509.VerifyOptions{Roots: pool, Intermediates: poolOf(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage(side)}}
-	chains, err := chain[0].Verify(opts)
-	if p.AllowExpired && expired(err) {
-		opts.CurrentTime = chain[0].NotAfter
-		chains, err = chain[0].Verify(opts)
-	}
-	if err != nil {
-		return chainFailure(err, chain, now)
-	}
-	var f *HandshakeError
-	for _, good := range chains {
-		if f = p.acceptable(good, now); f == nil {
-			p.cache.put(key, good, p.CRLs, p.AllowExpired)
-			return nil
-		}
-	}
-	return f
-}
-
-func usage(side Side) x509.ExtKeyUsage {
-	if side == Downstream {
-		return x509.ExtKeyUsageClientAuth
-	}
-	return x509.ExtKeyUsageServerAuth
-}
-
-func expired(err error) bool {
-	var invalid x509.CertificateInvalidError
-	return errors.As(err, &invalid) && invalid.Reason == x509.Expired
-}
-
-// acceptable checks what crypto/x509 does not: the depth, and the revocation
-// lists.
-func (p *policy) acceptable(chain []*x509.Certificate, now time.Time) *HandshakeError {
-	depth := uint32(defaultVerifyDepth)
-	if p.MaxVerifyDepth != nil {
-		depth = *p.MaxVerifyDepth
-	}
-	if between := len(chain) - 2; between > 0 && uint32(between) > depth {
-		return &HandshakeError{Reason: ReasonChain, What: fmt.Sprintf("has %d intermediates, max_verify_depth is %d", between, depth)}
-	}
-	if len(p.CRLs) == 0 {
-		return nil
-	}
-	for i := 0; i+1 < len(chain); i++ {
-		if f := p.revoked(chain[i], chain[i+1], now); f != nil {
-			return f
-		}
-		if p.OnlyLeafCRL {
-			break
-		}
-	}
-	return nil
-}
-
-// revoked looks cert up in its issuer's list. A list that is missing, not
-// signed by the issuer, or over its time says nothing good.
-func (p *policy) revoked(cert, issuer *x509.Certificate, now time.Time) *HandshakeError {
-	fail := func(format string, args ...any) *HandshakeError {
-		return &HandshakeError{Reason: ReasonCRL, What: fmt.Sprintf(format, args...)}
-	}
-	found := false
-	for _, crl := range p.CRLs {
-		if !bytes.Equal(crl.RawIssuer, cert.RawIssuer) || crl.CheckSignatureFrom(issuer) != nil {
-			continue
-		}
-		found = true
-		if !crl.NextUpdate.IsZero() && now.After(crl.NextUpdate) {
-			return fail("cannot be checked: the revocation list of %q ended at %s", issuer.Subject, stamp(crl.NextUpdate))
-		}
-		for _, e := range crl.RevokedCertificateEntries {
-			if e.SerialNumber.Cmp(cert.SerialNumber) == 0 {
-				return fail("was revoked at %s (serial %x)", stamp(e.RevocationTime), cert.SerialNumber)
-			}
-		}
-	}
-	if !found {
-		return fail("cannot be checked: there is no revocation list of %q", issuer.Subject)
-	}
-	return nil
+// describe adds who was judged, and by what, to f.
+func (p *policy) describe(f *HandshakeError, q question) {
+	f.Side, f.Peer = q.side, factsOf(q.chain[0])
+	f.Roots = p.describeRoots(peerID(q.chain[0]).TrustDomain())
 }
 
 // pins holds the leaf against the hashes: one of either kind is enough.
 func (p *policy) pins(leaf *x509.Certificate) *HandshakeError {
-	if len(p.SPKIHashes)+len(p.CertHashes) == 0 ||
-		slices.Contains(p.CertHashes, sha256.Sum256(leaf.Raw)) ||
-		slices.Contains(p.SPKIHashes, sha256.Sum256(leaf.RawSubjectPublicKeyInfo)) {
+	der, key := sha256.Sum256(leaf.Raw), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	if len(p.SPKIHashes)+len(p.CertHashes) == 0 || slices.Contains(p.CertHashes, der) || slices.Contains(p.SPKIHashes, key) {
 		return nil
 	}
-	return &HandshakeError{Reason: ReasonHash, What: fmt.Sprintf("has the SHA-256 %x, which is not pinned", sha256.Sum256(leaf.Raw))}
+	f := &HandshakeError{
+		Reason: ReasonHash, envoy: "cert hash and spki",
+		What: fmt.Sprintf("is not pinned: its SHA-256 is %x, its key's is %x", der, key),
+	}
+	for _, h := range p.CertHashes {
+		f.Expected = append(f.Expected, fmt.Sprintf("certificate %x", h))
+	}
+	for _, h := range p.SPKIHashes {
+		f.Expected = append(f.Expected, fmt.Sprintf("key %x", h))
+	}
+	return f
 }
 
-// sans: one matcher that matches one name is enough.
-func (p *policy) sans(leaf *x509.Certificate) *HandshakeError {
-	if len(p.SANs) == 0 {
+// keyUsageFailure: a leaf that says what its key is for must say signing, or
+// encipherment where RSA key exchange was negotiated (RFC 5246, section 7.4.2;
+// BoringSSL refuses it apart from the chain).
+func keyUsageFailure(q question) *HandshakeError {
+	usage := q.chain[0].KeyUsage
+	wanted, name := x509.KeyUsageDigitalSignature, "digitalSignature"
+	if q.side == Upstream && rsaKeyExchange(q.suite) {
+		wanted, name = x509.KeyUsageKeyEncipherment, "keyEncipherment"
+	}
+	if usage == 0 || usage&wanted != 0 {
 		return nil
 	}
-	for _, m := range p.SANs {
-		if _, ok := matchSAN(m, leaf); ok {
-			return nil
-		}
-	}
-	return &HandshakeError{Reason: ReasonSAN, What: "is somebody else", Expected: describeMatchers(p.SANs)}
+	return &HandshakeError{Reason: ReasonKeyUsage, What: "may not be used for this: its key usage is without " + name}
 }
 
-// matchSAN is the name of leaf that m matches. Source: Envoy's
-// san_matcher.cc: a DNS name with an exact matcher follows the rules of DNS,
-// everything else is text.
-func matchSAN(m certs.SANMatcher, leaf *x509.Certificate) (string, bool) {
-	if m.Type == certs.SANDNS || m.Type == certs.SANAny {
-		for _, name := range leaf.DNSNames {
-			if m.Match.Kind == certs.MatchExact && dnsMatch(m.Match.Pattern, name) || m.Match.Match(name) {
-				return name, true
-			}
-		}
-	}
-	for _, name := range textSANs(m.Type, leaf) {
-		if m.Match.Match(name) {
-			return name, true
-		}
-	}
-	return "", false
-}
-
-// textSANs are the names of a type other than DNS, as text.
-func textSANs(kind certs.SANType, leaf *x509.Certificate) []string {
-	var out []string
-	if kind == certs.SANURI || kind == certs.SANAny {
-		out = append(out, uriTexts(leaf.URIs)...)
-	}
-	if kind == certs.SANEmail || kind == certs.SANAny {
-		out = append(out, leaf.EmailAddresses...)
-	}
-	if kind == certs.SANIP || kind == certs.SANAny {
-		for _, ip := range leaf.IPAddresses {
-			out = append(out, canonicalIP(ip))
-		}
-	}
-	return out
-}
-
-func uriTexts(uris []*url.URL) []string {
-	var out []string
-	for _, u := range uris {
-		out = append(out, u.String())
-	}
-	return out
-}
-
-func canonicalIP(ip net.IP) string { return ip.String() }
-
-// dnsMatch is RFC 6125, section 6.4.3, as Envoy does it: ignoring case, a
-// certificate's leftmost "*" stands for one label.
-func dnsMatch(want, presented string) bool {
-	want, presented = strings.ToLower(want), strings.ToLower(presented)
-	if want == presented {
+func rsaKeyExchange(suite uint16) bool {
+	switch suite {
+	case tls.TLS_RSA_WITH_RC4_128_SHA, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA,
+		tls.TLS_RSA_WITH_AES_256_CBC_SHA, tls.TLS_RSA_WITH_AES_128_CBC_SHA256,
+		tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384:
 		return true
 	}
-	suffix, wild := strings.CutPrefix(presented, "*")
-	if !wild || !strings.HasPrefix(suffix, ".") || strings.Count(suffix, ".") < 2 {
-		return false
-	}
-	label, rest, found := strings.Cut(want, ".")
-	return found && label != "" && "."+rest == suffix
+	return false
 }
 
-// peerID is the SPIFFE ID of a leaf; the zero ID if it has none.
-func peerID(leaf *x509.Certificate) spiffeid.ID {
-	id, err := x509svid.IDFromCert(leaf)
-	if err != nil {
-		return spiffeid.ID{}
+// fingerprint is a digest of everything that decides about a certificate. A
+// session that was established under another is not resumed (Envoy:
+// updateDigestForSessionId).
+func (p *policy) fingerprint(required bool) [sha256.Size]byte {
+	h := sha256.New()
+	part := func(kind byte, b []byte) {
+		h.Write(binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(b))))
+		h.Write(b)
 	}
-	return id
+	for _, c := range p.Roots {
+		part('r', c.Raw)
+	}
+	for _, td := range p.trustDomains() {
+		part('t', []byte(td.Name()))
+		for _, c := range p.TrustDomains[td] {
+			part('b', c.Raw)
+		}
+	}
+	for _, crl := range p.CRLs {
+		part('c', crl.Raw)
+	}
+	for _, m := range p.SANs {
+		part('s', fmt.Appendf(nil, "%d %d %t %s", m.Type, m.Match.Kind, m.Match.IgnoreCase, m.Match.Pattern))
+	}
+	for _, x := range p.CertHashes {
+		part('h', x[:])
+	}
+	for _, x := range p.SPKIHashes {
+		part('k', x[:])
+	}
+	depth := -1
+	if p.MaxVerifyDepth != nil {
+		depth = int(*p.MaxVerifyDepth)
+	}
+	part('f', fmt.Appendf(nil, "%t %t %t %t %d", required, p.OnlyLeafCRL, p.AcceptUntrusted, p.AllowExpired, depth))
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func (p *policy) trustDomains() []spiffeid.TrustDomain {
+	var out []spiffeid.TrustDomain
+	for td := range p.TrustDomains {
+		out = append(out, td)
+	}
+	slices.SortFunc(out, spiffeid.TrustDomain.Compare)
+	return out
 }
