@@ -2,6 +2,7 @@ package filter
 
 import (
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -57,11 +58,12 @@ func TestServerNameIsTheCluster(t *testing.T) {
 		}
 		info := described()
 		info.SNI = sni
+		info.SetState("k", "v")
 		verdicts := ch.Explain(info)
 		if got := verdicts[1].Clusters[0]; want != "" && got.Cluster != want || got.Missing != (want == "") {
 			t.Errorf("server name %q: explained as %+v", sni, got)
 		}
-		if info.FilterState != nil {
+		if len(info.FilterState) != 1 {
 			t.Error("explaining has set filter state")
 		}
 	}
@@ -123,7 +125,12 @@ func TestDirectResponseReachesAClientThatSpeaksFirst(t *testing.T) {
 	ch := mustChain(t, Deps{}, &config.NetworkFilter{Name: "d", DirectResponse: &config.DirectResponse{Body: []byte("go away\n")}})
 	s := serve(t, ch, nil)
 	s.send("GET / HTTP/1.1\r\n\r\n") // unread when the answer is out
-	s.expect("go away\n")
+	got := make([]byte, 8)
+	if _, err := io.ReadFull(s.client, got); err != nil || string(got) != "go away\n" {
+		t.Errorf("received %q, %v", got, err)
+	}
+	s.send("X-More: 1\r\n") // would be answered by a reset, if the socket were closed
+	s.expect("")
 	s.client.Close()
 	if err := s.end(); err != nil || s.info.Sent.Load() != 8 {
 		t.Errorf("it ended with %v, %d bytes sent", err, s.info.Sent.Load())

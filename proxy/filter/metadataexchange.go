@@ -142,7 +142,12 @@ func (e *exchangeSide) begin(c *Conn, to relay.Conn, s *tlsmux.State) (*exchange
 	return x, nil
 }
 
+// notFound is for the downstream side alone: Envoy keeps the filter state of the
+// upstream connection apart.
 func (x *exchange) notFound() {
+	if x.direction != downstreamSide {
+		return
+	}
 	x.conn.mu.Lock()
 	defer x.conn.mu.Unlock()
 	x.conn.Info.SetState(peerNotFound, "true")

@@ -128,6 +128,7 @@ func exchangeCases(t *testing.T) map[string]exchangeCase {
 		"a frame alone":              {send: good},
 		"wrong magic":                {send: []byte("GET / HTTP/1.1\r\n\r\n"), app: "GET / HTTP/1.1\r\n\r\n", stat: "initial_header_not_found"},
 		"magic of the other order":   {send: []byte{0x67, 0x04, 0x23, 0x3d, 1, 2, 3, 4, 5}, app: "\x67\x04\x23\x3d\x01\x02\x03\x04\x05", stat: "initial_header_not_found"},
+		"a frame of another magic":   {send: append(frameWith(frameMagic+1, uint32(len(good)-8), good[8:]), "hello"...), app: string(frameWith(frameMagic+1, uint32(len(good)-8), good[8:])) + "hello", stat: "initial_header_not_found"},
 		"one byte of the magic only": {send: []byte("="), app: "=", stat: "initial_header_not_found"},
 		"an end at once":             {send: nil, stat: "initial_header_not_found"},
 		"half a header":              {send: good[:6], app: string(good[:6]), stat: "initial_header_not_found"},
@@ -149,7 +150,10 @@ const peerFacts = `{"app":"a","availability_zone":"z1","cluster":"k1","name":"po
 
 func checkExchanged(t *testing.T, reg *stats.Registry, info *flow.Info, side string, c exchangeCase) {
 	t.Helper()
-	want := map[string]string{"peer_not_found": "true"}
+	var want map[string]string
+	if side == downstreamSide {
+		want = map[string]string{"peer_not_found": "true"}
+	}
 	if c.stat == "" {
 		want = map[string]string{side + "_peer": peerFacts, "wasm." + side + "_peer": peerFacts, "wasm." + side + "_peer_id": node(t).ID}
 	} else if n := exchangeStat(reg, c.stat); n != 1 {
@@ -316,6 +320,22 @@ func TestEchoAlsoTakesTheFrameAway(t *testing.T) {
 	s.send(string(peerFrame(t)) + "hi")
 	s.client.CloseWrite()
 	s.expect("hi")
+	if err := s.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClientThatSendsLessThanAHeaderAndWaitsIsServed(t *testing.T) {
+	ch := mustChain(t, Deps{Node: node(t)}, exchangeFilter(), echoFilter())
+	s := serve(t, ch, func(i *flow.Info) { i.Downstream = withALPN(exchangeALPN) })
+	takeFrame(t, s.client)
+	s.send("hi\n")
+	got := make([]byte, 3)
+	if _, err := io.ReadFull(s.client, got); err != nil || string(got) != "hi\n" {
+		t.Errorf("received %q, %v", got, err)
+	}
+	s.client.CloseWrite()
+	s.expect("")
 	if err := s.end(); err != nil {
 		t.Error(err)
 	}

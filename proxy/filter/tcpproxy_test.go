@@ -279,6 +279,7 @@ func TestPeriodicAccessLogRunsUntilTheEnd(t *testing.T) {
 		if err == nil {
 			t.Error("it ended in order")
 		}
+		time.Sleep(time.Hour) // nothing is logged after the end
 		want := []string{"TcpPeriodic   ", "TcpPeriodic   ", "TcpConnectionEnd   tcp_session_idle_timeout"}
 		if diff := cmp.Diff(want, log.all()); diff != "" {
 			t.Errorf("access log (-want +got):\n%s", diff)
@@ -302,8 +303,13 @@ func TestBytesOfOpenConnectionsAreCountedWhileTheyLast(t *testing.T) {
 		if got := tcpStat(reg, "downstream_cx_rx_bytes_total"); got != 5 || received != 7 {
 			t.Errorf("%d bytes received, %d from the upstream; want 5 and 7", got, received)
 		}
-		info.Received.Add(1)
 		info.Sent.Add(2)
+		time.Sleep(accountEvery)
+		synctest.Wait()
+		if got := tcpStat(reg, "downstream_cx_tx_bytes_total"); got != 2 {
+			t.Errorf("%d bytes sent after the second interval, want 2", got)
+		}
+		info.Received.Add(1)
 		leave()
 		if rx, tx := tcpStat(reg, "downstream_cx_rx_bytes_total"), tcpStat(reg, "downstream_cx_tx_bytes_total"); rx != 6 || tx != 2 || sent != 0 {
 			t.Errorf("at the end %d and %d, want 6 and 2", rx, tx)
@@ -425,7 +431,7 @@ func TestEndOfTheContextEndsTheConnection(t *testing.T) {
 func TestWeightsShareConnections(t *testing.T) {
 	var n uint64
 	counting := func() uint64 { n++; return n - 1 }
-	r, err := newRoute(&config.TCPProxy{Cluster: "ignored", Weighted: []config.WeightedCluster{{Name: "a", Weight: 3}, {Name: "zero"}, {Name: "b", Weight: 1}}})
+	r, err := newRoute(&config.TCPProxy{Cluster: "ignored", Weighted: []config.WeightedCluster{{Name: "a", Weight: 3}, {Name: "zero"}, {Name: "b", Weight: 1}, {Name: "c", Weight: 4}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -435,10 +441,10 @@ func TestWeightsShareConnections(t *testing.T) {
 	for range 400 {
 		got[r.pick(info, counting())]++
 	}
-	if diff := cmp.Diff(map[string]int{"a": 300, "b": 100}, got); diff != "" {
+	if diff := cmp.Diff(map[string]int{"a": 150, "b": 50, "c": 200}, got); diff != "" {
 		t.Errorf("connections (-want +got):\n%s", diff)
 	}
-	want := []ClusterShare{{Cluster: "a", Share: .75}, {Cluster: "zero"}, {Cluster: "b", Share: .25}}
+	want := []ClusterShare{{Cluster: "a", Share: .375}, {Cluster: "zero"}, {Cluster: "b", Share: .125}, {Cluster: "c", Share: .5}}
 	if diff := cmp.Diff(want, r.shares(info)); diff != "" {
 		t.Errorf("shares (-want +got):\n%s", diff)
 	}

@@ -84,9 +84,10 @@ func (p *tcpProxy) connect(ctx context.Context, c *Conn) (*leg, error) {
 	req := cluster.Request{Hash: hash, HasHash: hasHash, OriginalDst: originalDst(c.Info), Info: c.Info}
 	backoff := backoff{next: p.cfg.BackoffBase, base: p.cfg.BackoffBase, max: p.cfg.BackoffMax, rand: p.rand}
 	for attempt := uint32(1); ; attempt++ {
-		target := p.clusters(p.route.pick(c.Info, p.rand()))
+		name := p.route.pick(c.Info, p.rand())
+		target := p.clusters(name)
 		if target == nil {
-			return nil, p.noCluster(c)
+			return nil, p.noCluster(c, name)
 		}
 		up, err := target.connect(ctx, req)
 		if err == nil {
@@ -120,14 +121,10 @@ const (
 	closedNoRoute       = "tcp_initializion_failure:3"
 )
 
-func (p *tcpProxy) noCluster(c *Conn) error {
+func (p *tcpProxy) noCluster(c *Conn, name string) error {
 	p.stats.noRoute.Inc()
 	c.Info.LocalCloseReason = closedNoRoute
-	err := fmt.Errorf("tcp_proxy: there is no cluster %q", p.route.single(c.Info))
-	if len(p.route.weighted) > 0 {
-		err = errors.New("tcp_proxy: one of the weighted clusters does not exist")
-	}
-	return flow.End(flow.StageCluster, flow.NoClusterFound, err)
+	return flow.End(flow.StageCluster, flow.NoClusterFound, fmt.Errorf("tcp_proxy: there is no cluster %q", name))
 }
 
 // failed is the end of the connection after a failed attempt; nil if there is
