@@ -33,6 +33,9 @@ type Cluster struct {
 	trafficOnce sync.Once
 	trafficNow  atomic.Pointer[traffic]
 
+	tlsOnce  sync.Once
+	tlsStats *stats.TLS // made by tlsOnce
+
 	snap atomic.Pointer[snapshot]
 
 	mu         sync.Mutex
@@ -53,8 +56,11 @@ type Cluster struct {
 
 	// users counts the Set that holds the cluster and its connections; at 0
 	// the cluster is gone for good.
-	users  atomic.Int64
-	onGone func()
+	users   atomic.Int64
+	retired atomic.Bool
+	onGone  func()
+	// successor is the cluster that has the name now; nil if none.
+	successor func() *Cluster
 }
 
 // newCluster makes a cluster that has its static hosts and nothing running.
@@ -68,6 +74,7 @@ func newCluster(cfg *config.Cluster, opts *Options, deferStats bool) (*Cluster, 
 		assigned: make(chan struct{}, 1),
 	}
 	c.users.Store(1)
+	c.successor = func() *Cluster { return nil }
 	c.members = newMembership(c.scope, cfg.Type)
 	c.snap.Store(&snapshot{})
 	if !deferStats {
@@ -189,15 +196,16 @@ func (c *Cluster) retire() {
 	if gone {
 		return
 	}
+	c.retired.Store(true)
 	if stop != nil {
 		stop()
 	}
 	c.release()
 }
 
-// acquire counts a user in, unless the cluster is gone.
+// acquire counts a user in, unless the cluster is retired.
 func (c *Cluster) acquire() bool {
-	for {
+	for !c.retired.Load() {
 		n := c.users.Load()
 		if n <= 0 {
 			return false
@@ -206,6 +214,7 @@ func (c *Cluster) acquire() bool {
 			return true
 		}
 	}
+	return false
 }
 
 func (c *Cluster) release() {

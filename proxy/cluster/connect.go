@@ -26,13 +26,17 @@ var errConnectTimeout = errors.New("connect timeout")
 // (UO) or a *ConnectError (UF); NC if the cluster has been removed. The
 // upstream part of req.Info is filled in in any case.
 func (c *Cluster) Connect(ctx context.Context, req Request) (*Conn, error) {
+	if !c.acquire() {
+		// Whoever had c in hand when it was replaced must not notice.
+		if next := c.successor(); next != nil && next != c {
+			return next.Connect(ctx, req)
+		}
+		return nil, flow.End(flow.StageCluster, flow.NoClusterFound, fmt.Errorf("cluster %q has been removed", c.cfg.Name))
+	}
 	if info := req.Info; info != nil {
 		info.UpstreamCluster = c.cfg.Name
 		info.UpstreamHost, info.UpstreamLocal = flow.Addr{}, flow.Addr{}
 		info.Upstream, info.UpstreamFailure, info.TransportSocketMatch = nil, "", ""
-	}
-	if !c.acquire() {
-		return nil, flow.End(flow.StageCluster, flow.NoClusterFound, fmt.Errorf("cluster %q has been removed", c.cfg.Name))
 	}
 	conn, err := c.admit(ctx, &req)
 	if err != nil {

@@ -66,7 +66,7 @@ func setOf(t *testing.T, opts Options, cfgs ...*config.Cluster) *Set {
 		opts.Stats = stats.New()
 	}
 	if opts.Secrets == nil {
-		opts.Secrets = certs.NewStore()
+		opts.Secrets = certs.NewStore(certs.Feeds{})
 	}
 	if opts.Rand == nil {
 		opts.Rand = fixedRand()

@@ -218,6 +218,7 @@ func (s *Set) adopt(c *Cluster) {
 	name := statName(c.cfg)
 	s.scopes[name]++
 	c.onGone = func() { s.forget(c, name) }
+	c.successor = func() *Cluster { return s.Get(c.cfg.Name) }
 	if c.cfg.Type == config.EDSType {
 		service := c.serviceName()
 		s.followers[service] = append(s.followers[service], c)

@@ -2,11 +2,11 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"net"
 
 	"outrider/proxy/config"
 	"outrider/proxy/relay"
+	"outrider/proxy/stats"
 	"outrider/tlsmux"
 )
 
@@ -15,10 +15,16 @@ type socket struct {
 	match string // name of the transport_socket_matches entry, "" for the cluster's own
 	cfg   config.TransportSocket
 	tls   bool
+	// client originates TLS; nil for plaintext.
+	client *tlsmux.Client
 }
 
 func (c *Cluster) newSocket(match string, cfg config.TransportSocket) *socket {
-	return &socket{match: match, cfg: cfg, tls: cfg.TLS != nil}
+	s := &socket{match: match, cfg: cfg, tls: cfg.TLS != nil}
+	if s.tls {
+		s.client = tlsmux.NewClient(cfg.TLS, c.opts.Secrets)
+	}
+	return s
 }
 
 // socketFor is the transport socket that ep is met with.
@@ -35,9 +41,28 @@ func (c *Cluster) socketAt(i int) *socket {
 
 // handshake puts the transport socket on raw. hostname is the endpoint's; ALPN,
 // if not nil, replaces the configured protocols.
-func (s *socket) handshake(_ context.Context, raw net.Conn, _ string, _ []string) (relay.Conn, *tlsmux.State, error) {
+func (s *socket) handshake(ctx context.Context, raw net.Conn, hostname string, alpn []string) (relay.Conn, *tlsmux.State, error) {
 	if !s.tls {
 		return relay.Plain(raw), nil, nil
 	}
-	return nil, nil, errors.New("TLS is not there yet")
+	conn, err := s.client.Handshake(ctx, raw, tlsmux.ClientOptions{Host: hostname, ALPN: alpn})
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, conn.State(), nil
+}
+
+// tlsReason is %UPSTREAM_TRANSPORT_FAILURE_REASON%: the sentence of the
+// refusal.
+func tlsReason(err error) string { return err.Error() }
+
+// countTLS counts a handshake with the cluster's ssl.* metrics, which are made
+// at the first one.
+func (c *Cluster) countTLS(state *tlsmux.State, err error) {
+	c.tlsOnce.Do(func() { c.tlsStats = stats.NewTLS(c.scope) })
+	if err != nil {
+		c.tlsStats.Failed(err)
+		return
+	}
+	c.tlsStats.Handshake(state)
 }

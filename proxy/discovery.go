@@ -1,0 +1,391 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"outrider/certs"
+	"outrider/certs/sds"
+	"outrider/proxy/cluster"
+	"outrider/proxy/config"
+	"outrider/proxy/config/decode"
+)
+
+// discovery brings in what is not in the bootstrap: listeners, clusters and
+// endpoints from files, and secrets from files and over SDS. An update that is
+// refused leaves everything as it was, and is kept for the admin interface.
+type discovery struct {
+	server *Server
+	sds    *sds.Client
+
+	mu          sync.Mutex
+	refused     map[string]Refusal            // guarded by mu; by file
+	assignments map[string]*config.Assignment // guarded by mu; by cluster_name
+	following   map[string]bool               // guarded by mu; files of EDS
+	clusters    []*config.Cluster             // guarded by mu; static and dynamic
+	ctx         context.Context               //nolint:containedctx // guarded by mu; nil unless run runs
+	wait        sync.WaitGroup
+}
+
+func newDiscovery(s *Server) *discovery {
+	d := &discovery{server: s, refused: map[string]Refusal{}, assignments: map[string]*config.Assignment{}, following: map[string]bool{}, clusters: s.boot.Clusters}
+	node, _ := s.boot.Node.Source.(*corev3.Node)
+	d.sds = sds.NewClient(sds.Options{Dial: d.dial, Node: node, Decode: d.decodeSecret})
+	return d
+}
+
+// decoding is what dynamic resources may refer to.
+func (d *discovery) decoding() decode.Options { return decode.Options{Static: d.server.boot} }
+
+// decodeSecret reads a secret that arrived over SDS.
+func (d *discovery) decodeSecret(packed *anypb.Any, version, from string) (*certs.Secret, error) {
+	s := &tlsv3.Secret{}
+	if !packed.MessageIs(s) {
+		return nil, fmt.Errorf("%s is no secret", packed.GetTypeUrl())
+	}
+	if err := packed.UnmarshalTo(s); err != nil {
+		return nil, err
+	}
+	out, err := decode.Secret(s, from, "", d.decoding())
+	if err != nil {
+		return nil, err
+	}
+	// The digest of the content stays in it: a server that restarts counts its
+	// versions anew.
+	out.Version = version + " " + out.Version
+	return out, nil
+}
+
+// dial connects to an endpoint of a cluster, for SDS.
+func (d *discovery) dial(ctx context.Context, name string) (net.Conn, error) {
+	c := d.server.clusters.Get(name)
+	if c == nil {
+		return nil, fmt.Errorf("there is no cluster %q", name)
+	}
+	return c.Connect(ctx, cluster.Request{})
+}
+
+func (d *discovery) feeds() certs.Feeds {
+	return certs.Feeds{GRPC: d.sds.Feed, File: d.feedSecret}
+}
+
+// run follows the files of LDS, CDS and EDS until ctx ends.
+func (d *discovery) run(ctx context.Context) error {
+	defer d.wait.Wait()
+	d.mu.Lock()
+	d.ctx = ctx
+	d.mu.Unlock()
+	d.followFile(d.server.boot.CDS, d.applyClusters)
+	d.followFile(d.server.boot.LDS, d.applyListeners)
+	d.followAssignments()
+	<-ctx.Done()
+	return nil
+}
+
+// followFile follows source, if there is one and run runs.
+func (d *discovery) followFile(source *certs.Source, apply func([]byte) error) {
+	d.mu.Lock()
+	ctx := d.ctx
+	d.mu.Unlock()
+	if source != nil && ctx != nil && ctx.Err() == nil {
+		d.wait.Go(func() { d.follow(ctx, source, apply) })
+	}
+}
+
+// followAssignments follows the files of all EDS clusters, each once. A file
+// that is new is read at once.
+func (d *discovery) followAssignments() {
+	d.mu.Lock()
+	clusters := d.clusters
+	d.mu.Unlock()
+	for _, c := range clusters {
+		if c.EDS == nil || c.EDS.Source == nil || c.EDS.Source.Path == "" {
+			continue
+		}
+		source := c.EDS.Source
+		d.mu.Lock()
+		begin := !d.following[source.Path] && d.ctx != nil
+		if begin {
+			d.following[source.Path] = true
+		}
+		d.mu.Unlock()
+		if begin {
+			d.readOnce(source, d.applyAssignments)
+			d.followFile(source, d.applyAssignments)
+		}
+	}
+}
+
+// readOnce applies a file as it is now.
+func (d *discovery) readOnce(source *certs.Source, apply func([]byte) error) {
+	text, err := readStable(source.Path)
+	if err == nil {
+		err = apply(text)
+	}
+	if err != nil {
+		d.refuse(source.Path, err)
+	}
+}
+
+// assignment is what a cluster's endpoints were made from.
+func (d *discovery) assignment(c cluster.Description) *config.Assignment {
+	if c.Config.EDS == nil {
+		return c.Config.Assignment
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.assignments[cmp.Or(c.EDSServiceName, c.Name)]
+}
+
+// load applies CDS and LDS once, before anything is accepted: a mistake then is
+// one of the configuration, and the server does not begin.
+func (d *discovery) load() error {
+	return errors.Join(d.loadOnce(d.server.boot.CDS, d.applyClusters), d.loadOnce(d.server.boot.LDS, d.applyListeners))
+}
+
+func (d *discovery) loadOnce(source *certs.Source, apply func([]byte) error) error {
+	if source == nil {
+		return nil
+	}
+	text, err := readStable(source.Path)
+	if err == nil {
+		err = apply(text)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", source.Path, err)
+	}
+	return nil
+}
+
+// follow applies a file whenever its content changes, until ctx ends.
+func (d *discovery) follow(ctx context.Context, source *certs.Source, apply func([]byte) error) {
+	last, err := readStable(source.Path)
+	if err != nil {
+		d.refuse(source.Path, err)
+	}
+	changed := func() {
+		text, err := readStable(source.Path)
+		if err != nil {
+			d.refuse(source.Path, err)
+			return
+		}
+		if string(text) == string(last) {
+			return
+		}
+		last = text
+		if err := apply(text); err != nil {
+			d.refuse(source.Path, err)
+			return
+		}
+		d.accept(source.Path)
+	}
+	if err := certs.Watch(ctx, certs.Dirs(source.Path, source.WatchedDirectory), changed); err != nil {
+		d.refuse(source.Path, err)
+	}
+}
+
+// rereads is how often a file is read until two readings agree (Envoy does the
+// same for secrets).
+const rereads = 5
+
+// readStable reads a file that may be being written.
+func readStable(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	for range rereads {
+		if err != nil {
+			return nil, err
+		}
+		again, err := os.ReadFile(path)
+		if err != nil || string(again) == string(text) {
+			return again, err
+		}
+		text = again
+	}
+	return nil, fmt.Errorf("%s changes while it is read", path)
+}
+
+func (d *discovery) refuse(path string, err error) {
+	d.server.log.Error("update is refused, what was before goes on", "file", path, "reason", err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refused[path] = Refusal{Name: path, When: time.Now(), Err: err}
+	d.server.stats.updateRejected.Inc()
+}
+
+func (d *discovery) accept(path string) {
+	d.server.log.Info("update is applied", "file", path)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.refused, path)
+}
+
+// Refusals are the files whose current content is refused.
+func (d *discovery) refusals() []Refusal {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]Refusal, 0, len(d.refused))
+	for _, r := range d.refused {
+		out = append(out, r)
+	}
+	return out
+}
+
+// resources decodes every resource of a response; what is refused is named by
+// its place.
+func resources[P proto.Message, V any](text []byte, fresh func() P, opts decode.Options, convert func(P, decode.Options) (V, error)) ([]V, string, error) {
+	resp, err := decode.Response(text)
+	if err != nil {
+		return nil, "", err
+	}
+	var out []V
+	var errs []error
+	for i, packed := range resp.GetResources() {
+		m := fresh()
+		if !packed.MessageIs(m) {
+			errs = append(errs, fmt.Errorf("resources[%d]: %s is not wanted here", i, packed.GetTypeUrl()))
+			continue
+		}
+		if err := packed.UnmarshalTo(m); err != nil {
+			errs = append(errs, fmt.Errorf("resources[%d]: %w", i, err))
+			continue
+		}
+		v, err := convert(m, opts)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("resources[%d]: %w", i, err))
+			continue
+		}
+		out = append(out, v)
+	}
+	return out, versionOf(resp, text), errors.Join(errs...)
+}
+
+// versionOf is the response's version_info, or a digest.
+func versionOf(resp *discoveryv3.DiscoveryResponse, text []byte) string {
+	if v := resp.GetVersionInfo(); v != "" {
+		return v
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+func (d *discovery) applyClusters(text []byte) error {
+	clusters, _, err := resources(text, func() *clusterv3.Cluster { return &clusterv3.Cluster{} }, d.decoding(), decode.Cluster)
+	if err != nil {
+		return err
+	}
+	static := map[string]bool{}
+	for _, c := range d.server.boot.Clusters {
+		static[c.Name] = true
+	}
+	all := d.server.boot.Clusters
+	for _, c := range clusters {
+		if static[c.Name] {
+			return fmt.Errorf("cluster %q is static, and cannot be changed", c.Name)
+		}
+		all = append(all[:len(all):len(all)], c)
+	}
+	if err := d.server.clusters.Apply(all); err != nil {
+		return err
+	}
+	for _, c := range clusters {
+		if live := d.server.clusters.Get(c.Name); live != nil {
+			live.SetDynamic()
+		}
+	}
+	d.mu.Lock()
+	d.clusters = all
+	d.mu.Unlock()
+	d.followAssignments()
+	return nil
+}
+
+// applyListeners makes the listeners of text the dynamic ones. Each stands for
+// itself: one that is refused keeps its old version, the others change.
+func (d *discovery) applyListeners(text []byte) error {
+	wanted, version, err := resources(text, func() *listenerv3.Listener { return &listenerv3.Listener{} }, d.decoding(), decode.Listener)
+	if err != nil {
+		return err
+	}
+	names := map[string]bool{}
+	var errs []error
+	for _, l := range wanted {
+		names[l.Name] = true
+		errs = append(errs, d.applyListener(l, version))
+	}
+	for _, l := range d.server.listeners.sorted() {
+		if l.dynamic && !names[l.name] {
+			d.server.listeners.remove(l.name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *discovery) applyListener(l *config.Listener, version string) error {
+	live := d.server.listeners.get(l.Name)
+	switch {
+	case live != nil && !live.dynamic:
+		return fmt.Errorf("listener %q is static, and cannot be changed", l.Name)
+	case live != nil && proto.Equal(live.current().cfg.Source, l.Source):
+		return nil
+	}
+	return d.server.listeners.apply(l, version, true)
+}
+
+func (d *discovery) applyAssignments(text []byte) error {
+	all, _, err := resources(text, func() *endpointv3.ClusterLoadAssignment { return &endpointv3.ClusterLoadAssignment{} }, d.decoding(), decode.Assignment)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		d.mu.Lock()
+		d.assignments[a.ClusterName] = a
+		d.mu.Unlock()
+		d.server.clusters.SetAssignment(a.ClusterName, a)
+	}
+	return nil
+}
+
+// feedSecret follows a secret in a file: a DiscoveryResponse with secrets, one
+// of which has the handle's name.
+func (d *discovery) feedSecret(ctx context.Context, h *certs.Handle) {
+	source := h.Ref().Source
+	changed := func() {
+		h.Attempt()
+		text, err := readStable(source.Path)
+		if err != nil {
+			h.Fail(err)
+			return
+		}
+		secret, err := d.findSecret(text, h.Ref().Name, source.Path)
+		if err != nil {
+			d.server.log.Error("secret is refused, what was before goes on", "secret", h.Ref().Name, "reason", err)
+			h.Reject(err)
+			return
+		}
+		h.Publish(secret)
+	}
+	dirs := certs.Dirs(source.Path, source.WatchedDirectory)
+	if text, err := os.ReadFile(source.Path); err == nil {
+		dirs = append(dirs, d.secretDirs(text, h.Ref().Name)...)
+	}
+	if err := certs.Watch(ctx, dirs, changed); err != nil {
+		h.Fail(err)
+	}
+}

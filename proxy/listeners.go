@@ -1,0 +1,431 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"outrider/proxy/config"
+	"outrider/proxy/listener"
+)
+
+// listeners is the set of living listeners (Envoy: the listener manager).
+type listeners struct {
+	server *Server
+
+	mu       sync.Mutex
+	byName   map[string]*liveListener // guarded by mu
+	draining []*draining              // guarded by mu
+	refused  map[string]Refusal       // guarded by mu; by name: the last update that was refused
+	stopped  bool                     // guarded by mu; no listener accepts any more
+
+	// routes finds a listener by the destination it stands for; swapped whole.
+	routes atomic.Pointer[map[netip.AddrPort]*liveListener]
+	wait   sync.WaitGroup // everything that the set has started
+}
+
+// liveListener is one listener: its sockets and its current snapshot.
+type liveListener struct {
+	server  *Server
+	name    string
+	dynamic bool // came by LDS
+	stats   *listenerStats
+	limit   *listener.Limit
+
+	snap atomic.Pointer[snapshot]
+
+	mu      sync.Mutex
+	sockets []net.Listener     // guarded by mu
+	stop    context.CancelFunc // guarded by mu; ends accepting
+	warming *snapshot          // guarded by mu; waits for its secrets
+}
+
+// draining are the filter chains that an update has taken away, until their
+// last connection is gone.
+type draining struct {
+	listener string
+	chains   []*liveChain
+	snap     *snapshot // of a removed listener; nil for single chains
+	since    time.Time
+}
+
+// Refusal is an update that was not taken: the version before it still works.
+type Refusal struct {
+	Name    string
+	Version string
+	When    time.Time
+	Err     error
+	Config  *config.Listener // nil if it could not be decoded
+}
+
+func newListeners(s *Server) *listeners {
+	ls := &listeners{server: s, byName: map[string]*liveListener{}, refused: map[string]Refusal{}}
+	ls.routes.Store(&map[netip.AddrPort]*liveListener{})
+	return ls
+}
+
+func (l *liveListener) current() *snapshot { return l.snap.Load() }
+
+// apply adds or changes one listener. On an error nothing has changed and the
+// refusal is kept for the admin interface.
+func (ls *listeners) apply(cfg *config.Listener, version string, dynamic bool) error {
+	err := ls.tryApply(cfg, version, dynamic)
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if err != nil {
+		ls.refused[cfg.Name] = Refusal{Name: cfg.Name, Version: version, When: time.Now(), Err: err, Config: cfg}
+		ls.server.stats.lm.createFailure.Inc()
+		return err
+	}
+	delete(ls.refused, cfg.Name)
+	return nil
+}
+
+func (ls *listeners) tryApply(cfg *config.Listener, version string, dynamic bool) error {
+	ls.mu.Lock()
+	old := ls.byName[cfg.Name]
+	stopped := ls.stopped
+	ls.mu.Unlock()
+	if stopped {
+		return errors.New("the server is draining")
+	}
+	if err := ls.checkAddress(cfg); err != nil {
+		return err
+	}
+	if old == nil {
+		return ls.add(cfg, version, dynamic)
+	}
+	return ls.change(old, cfg, version)
+}
+
+// checkAddress refuses a second listener on an address that is taken.
+func (ls *listeners) checkAddress(cfg *config.Listener) error {
+	if cfg.NoBind {
+		return nil
+	}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for name, other := range ls.byName {
+		snap := other.current()
+		if name == cfg.Name || snap.cfg.NoBind {
+			continue
+		}
+		for _, a := range addresses(cfg) {
+			for _, b := range addresses(snap.cfg) {
+				if a.String() == b.String() && a.AddrPort.Port() != 0 {
+					return fmt.Errorf("listener %q: address %s is listener %q's already", cfg.Name, a, name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func addresses(cfg *config.Listener) []config.Address {
+	return append([]config.Address{cfg.Address}, cfg.Additional...)
+}
+
+func (ls *listeners) add(cfg *config.Listener, version string, dynamic bool) error {
+	s := ls.server
+	l := &liveListener{
+		server: s, name: cfg.Name, dynamic: dynamic,
+		stats: s.listenerStats(cfg), limit: listener.NewLimit(s.connectionLimit(cfg.Name)),
+	}
+	snap, err := s.compile(cfg, nil, l.stats, version)
+	if err != nil {
+		return err
+	}
+	l.snap.Store(snap)
+	if err := l.bind(snap); err != nil {
+		snap.close(nil)
+		return err
+	}
+	ls.mu.Lock()
+	ls.byName[cfg.Name] = l
+	ls.mu.Unlock()
+	ls.reroute()
+	s.stats.lm.added.Inc()
+	ls.serveIfStarted(l)
+	if err := snap.notReady(); err != nil {
+		s.log.Warn("listener refuses its connections until its secrets come", "listener", cfg.Name, "reason", err)
+	} else {
+		s.log.Info("listener added", "listener", cfg.Name, "address", cfg.Address.String())
+	}
+	return nil
+}
+
+// change swaps in a new version of l. A version whose secrets are not there
+// yet waits for them, and the old one goes on working.
+func (ls *listeners) change(l *liveListener, cfg *config.Listener, version string) error {
+	old := l.current()
+	snap, err := ls.server.compile(cfg, old, l.stats, version)
+	if err != nil {
+		return err
+	}
+	ls.server.stats.lm.modified.Inc()
+	if snap.notReady() != nil && old.notReady() == nil {
+		l.warm(ls, snap)
+		return nil
+	}
+	return ls.swap(l, snap)
+}
+
+// warm keeps snap aside until its secrets are there. A newer version takes its
+// place.
+func (l *liveListener) warm(ls *listeners, snap *snapshot) {
+	l.mu.Lock()
+	l.warming = snap
+	l.mu.Unlock()
+	l.server.log.Info("listener update waits for its secrets", "listener", l.name, "reason", snap.notReady())
+	ls.wait.Go(func() {
+		if err := snap.waitReady(l.server.accepting); err != nil {
+			return
+		}
+		l.mu.Lock()
+		superseded := l.warming != snap
+		if !superseded {
+			l.warming = nil
+		}
+		l.mu.Unlock()
+		if superseded {
+			return
+		}
+		if err := ls.swap(l, snap); err != nil {
+			ls.server.log.Error("warmed listener update is refused", "listener", l.name, "reason", err)
+		}
+	})
+}
+
+// swap makes snap current: new connections meet it, those of chains that it
+// does not have drain.
+func (ls *listeners) swap(l *liveListener, snap *snapshot) error {
+	old := l.current()
+	if rebinds(old.cfg, snap.cfg) {
+		if err := l.rebind(ls, snap); err != nil {
+			return err
+		}
+	} else {
+		ls.server.stats.lm.inPlace.Inc()
+		l.snap.Store(snap)
+	}
+	l.mu.Lock()
+	if l.warming != snap {
+		l.warming = nil
+	}
+	l.mu.Unlock()
+	ls.reroute()
+	ls.drain(&draining{listener: l.name, chains: old.gone(snap), since: time.Now()})
+	ls.server.log.Info("listener updated", "listener", l.name, "chains_draining", len(old.gone(snap)))
+	return nil
+}
+
+// remove takes a listener away: it stops accepting at once, its connections
+// drain.
+func (ls *listeners) remove(name string) {
+	ls.mu.Lock()
+	l := ls.byName[name]
+	delete(ls.byName, name)
+	delete(ls.refused, name)
+	ls.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.stopAccepting()
+	ls.reroute()
+	ls.server.stats.lm.removed.Inc()
+	snap := l.current()
+	ls.drain(&draining{listener: name, chains: snap.gone(nil), snap: snap, since: time.Now()})
+	ls.server.log.Info("listener removed", "listener", name)
+}
+
+// drain waits for the chains' connections for the drain time, then cuts them.
+func (ls *listeners) drain(d *draining) {
+	if len(d.chains) == 0 {
+		return
+	}
+	ls.mu.Lock()
+	ls.draining = append(ls.draining, d)
+	ls.mu.Unlock()
+	ls.wait.Go(func() {
+		d.wait(ls.server.opts.DrainTime, ls.server.serving.Done())
+		for _, ch := range d.chains {
+			ch.cutOff()
+		}
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		ls.draining = slices.DeleteFunc(ls.draining, func(o *draining) bool { return o == d })
+	})
+}
+
+// drainPoll is how often a draining chain is looked at: its connections are
+// counted without a lock, so there is nothing to wait on.
+const drainPoll = 50 * time.Millisecond
+
+// wait returns when every chain is closed, or after limit, or on stop.
+func (d *draining) wait(limit time.Duration, stop <-chan struct{}) {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for !d.closeIdle() {
+		select {
+		case <-tick.C:
+		case <-timeout.C:
+			return
+		case <-stop:
+			return
+		}
+	}
+}
+
+// closeIdle closes the chains without connections, and reports whether that
+// was all of them.
+func (d *draining) closeIdle() bool {
+	all := true
+	for _, ch := range d.chains {
+		all = ch.closeIdle() && all
+	}
+	return all
+}
+
+func (d *draining) active() (n int64) {
+	for _, ch := range d.chains {
+		n += max(ch.active.Load(), 0)
+	}
+	return n
+}
+
+// reroute rebuilds what byDestination looks up.
+func (ls *listeners) reroute() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	routes := map[netip.AddrPort]*liveListener{}
+	for _, l := range ls.byName {
+		for _, a := range addresses(l.current().cfg) {
+			if a.AddrPort.IsValid() {
+				routes[a.AddrPort] = l
+			}
+		}
+	}
+	ls.routes.Store(&routes)
+}
+
+// byDestination is the listener for a restored destination: exactly its
+// address, then the wildcard of its family with its port; nil if none.
+// Source: Envoy's use_original_dst.
+func (ls *listeners) byDestination(dst netip.AddrPort) *liveListener {
+	routes := *ls.routes.Load()
+	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
+	if l := routes[dst]; l != nil {
+		return l
+	}
+	any := netip.IPv6Unspecified()
+	if dst.Addr().Is4() {
+		if l := routes[netip.AddrPortFrom(netip.IPv4Unspecified(), dst.Port())]; l != nil {
+			return l
+		}
+		// An IPv6 wildcard listener that takes IPv4 too.
+		l := routes[netip.AddrPortFrom(any, dst.Port())]
+		if l != nil && l.current().cfg.Address.IPv4Compat {
+			return l
+		}
+		return nil
+	}
+	return routes[netip.AddrPortFrom(any, dst.Port())]
+}
+
+// sorted are the listeners in the order of their names.
+func (ls *listeners) sorted() []*liveListener {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	out := make([]*liveListener, 0, len(ls.byName))
+	for _, l := range ls.byName {
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(a, b *liveListener) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+func (ls *listeners) get(name string) *liveListener {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return ls.byName[name]
+}
+
+// stop stops accepting on the listeners that which picks; connections go on.
+func (ls *listeners) stop(which func(*config.Listener) bool) {
+	ls.mu.Lock()
+	ls.stopped = true
+	ls.mu.Unlock()
+	for _, l := range ls.sorted() {
+		if which(l.current().cfg) {
+			l.stopAccepting()
+		}
+	}
+}
+
+// waitIdle waits until no connection is open, or limit has passed, or stop is
+// closed.
+func (ls *listeners) waitIdle(limit time.Duration, stop <-chan struct{}) {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for ls.server.stats.connections.Value() > 0 {
+		select {
+		case <-tick.C:
+		case <-timeout.C:
+			return
+		case <-stop:
+			return
+		}
+	}
+}
+
+// counts are the listeners that are active, warming and draining.
+func (ls *listeners) counts() (active, warming, draining int64) {
+	for _, l := range ls.sorted() {
+		active++
+		if l.warmingSnapshot() != nil {
+			warming++
+		}
+	}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, d := range ls.draining {
+		if d.snap != nil {
+			draining++
+		}
+	}
+	return active, warming, draining
+}
+
+func (ls *listeners) chainsDraining() (n int64) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, d := range ls.draining {
+		n += int64(len(d.chains))
+	}
+	return n
+}
+
+func (l *liveListener) warmingSnapshot() *snapshot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.warming
+}
+
+// refusals are the last refused updates, by listener.
+func (ls *listeners) refusals() map[string]Refusal {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return maps.Clone(ls.refused)
+}

@@ -1,0 +1,252 @@
+// Package proxy is the running proxy: it compiles configuration into immutable
+// snapshots, takes each connection through its path (serve.go), applies
+// updates without touching what did not change, explains its decisions, and
+// ends in order.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"outrider/certs"
+	"outrider/proxy/accesslog"
+	"outrider/proxy/cluster"
+	"outrider/proxy/config"
+	"outrider/proxy/filter"
+	"outrider/proxy/flow"
+	"outrider/proxy/listener"
+	"outrider/proxy/stats"
+)
+
+// Options are what the command line decides. The zero value is good for
+// tests, but for DrainTime, whose 0 cuts at once.
+type Options struct {
+	Log      *slog.Logger
+	LogLevel *slog.LevelVar // nil: /logging cannot change it
+	// DrainTime is how long connections may go on after their listener or
+	// filter chain has gone, or after SIGTERM (Envoy: --drain-time-s, default
+	// 600 s).
+	DrainTime time.Duration
+	// FlushInterval is how often access log files are written (Envoy:
+	// --file-flush-interval-msec, default 10 s).
+	FlushInterval time.Duration
+	// Concurrency is Envoy's --concurrency, shown in /server_info; how many
+	// threads run Go code is GOMAXPROCS.
+	Concurrency int
+	Version     string
+	// CommandLine are the options as /server_info shows them.
+	CommandLine map[string]any
+	// AdminAddressPath is a file to write the admin interface's address to.
+	AdminAddressPath string
+	// NoSockets binds nothing: for explain.
+	NoSockets bool
+}
+
+// Server is one proxy.
+type Server struct {
+	opts  Options
+	boot  *config.Bootstrap
+	log   *slog.Logger
+	start time.Time
+
+	registry  *stats.Registry
+	stats     *serverStats
+	secrets   *certs.Store
+	clusters  *cluster.Set
+	listeners *listeners
+	logs      *accesslog.Files
+
+	adminListener net.Listener // nil: no admin interface
+	discovery     *discovery
+
+	globalLimit *listener.Limit
+	waiting     *listener.Waiting
+	lastID      atomic.Uint64
+
+	// accepting ends when no new connection is taken, serving when the open
+	// ones must end.
+	accepting, serving   context.Context //nolint:containedctx // the server's two lives, made in New
+	stopAccept, stopServ context.CancelCauseFunc
+	started              atomic.Bool
+	draining             atomic.Bool
+	unhealthy            atomic.Bool // /healthcheck/fail
+	initialized          atomic.Bool
+	quit                 sync.Once
+}
+
+// errDrained and errAborted are why serving ends.
+var (
+	errDrained = errors.New("the server has drained")
+	errAborted = errors.New("the server was told to end at once")
+)
+
+// New makes a server from boot and opens its sockets. It does not accept
+// before Run. Every mistake that only shows here (an address in use) is
+// reported, not just the first.
+func New(boot *config.Bootstrap, opts Options) (*Server, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{opts: opts, boot: boot, log: opts.Log, start: time.Now(), registry: stats.New()}
+	s.accepting, s.stopAccept = context.WithCancelCause(context.Background())
+	s.serving, s.stopServ = context.WithCancelCause(context.Background())
+	s.stats = newServerStats(s.registry)
+	s.globalLimit = listener.NewLimit(boot.GlobalConnectionLimit)
+	s.waiting = listener.NewWaiting(listener.DefaultWaiting)
+	s.logs = accesslog.NewFiles(accesslog.FilesOptions{FlushInterval: opts.FlushInterval})
+	s.discovery = newDiscovery(s)
+	s.secrets = certs.NewStore(s.discovery.feeds())
+	s.secrets.SetStatic(boot.Secrets)
+	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets})
+	s.listeners = newListeners(s)
+	if err := s.clusters.Apply(boot.Clusters); err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, l := range boot.Listeners {
+		errs = append(errs, s.listeners.apply(l, "", false))
+	}
+	errs = append(errs, s.discovery.load(), s.openAdmin())
+	if err := errors.Join(errs...); err != nil {
+		s.listeners.closeSockets()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Run serves until ctx ends and the connections have drained, or Abort. It
+// returns nil then; an error is of something without which it cannot run.
+func (s *Server) Run(ctx context.Context) error {
+	group, background := errgroup.WithContext(s.serving)
+	group.Go(func() error { return s.secrets.Run(background) })
+	group.Go(func() error { return s.clusters.Run(background) })
+	group.Go(func() error { return s.discovery.run(background) })
+	group.Go(func() error { return s.serveAdmin(background) })
+	group.Go(func() error { return s.logs.Run(background) })
+	group.Go(func() error { s.begin(background); return nil })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			s.drainAndStop()
+		case <-background.Done():
+		}
+		return nil
+	})
+	err := group.Wait()
+	s.stopAccept(errAborted)
+	s.stopServ(errAborted)
+	s.listeners.wait.Wait()
+	s.logs.Close()
+	return err
+}
+
+// begin accepts connections as soon as the clusters are warm. Until then the
+// sockets are open, so that callers wait in the queue and are not refused.
+func (s *Server) begin(ctx context.Context) {
+	if s.clusters.WaitWarm(ctx) != nil {
+		return
+	}
+	s.started.Store(true)
+	for _, l := range s.listeners.sorted() {
+		l.startAccepting(s.listeners)
+	}
+	s.stats.workersStarted.Set(1)
+	s.log.Info("accepting connections", "listeners", len(s.listeners.sorted()))
+	s.waitSecrets(ctx)
+	s.initialized.Store(true)
+	s.stats.initializationMS.Record(uint64(time.Since(s.start).Milliseconds()))
+	if ctx.Err() == nil {
+		s.log.Info("ready", "after", time.Since(s.start).Round(time.Millisecond))
+	}
+}
+
+// waitSecrets waits until every listener has its secrets, or has given up
+// waiting for them.
+func (s *Server) waitSecrets(ctx context.Context) {
+	for _, l := range s.listeners.sorted() {
+		if l.current().waitReady(ctx) != nil {
+			return
+		}
+	}
+}
+
+// drainAndStop ends the server in order: no new connections, then the open
+// ones have the drain time.
+func (s *Server) drainAndStop() {
+	s.draining.Store(true)
+	s.log.Info("draining", "connections", s.stats.connections.Value(), "drain_time", s.opts.DrainTime)
+	s.listeners.stop(func(*config.Listener) bool { return true })
+	s.listeners.waitIdle(s.opts.DrainTime, s.serving.Done())
+	s.stopAccept(errDrained)
+	s.stopServ(errDrained)
+}
+
+// Abort ends the server at once; connections are closed.
+func (s *Server) Abort() {
+	s.stopAccept(errAborted)
+	s.stopServ(errAborted)
+}
+
+// State is Envoy's ServerInfo.State by name.
+func (s *Server) State() string {
+	switch {
+	case s.draining.Load() || s.unhealthy.Load():
+		return "DRAINING"
+	case !s.started.Load():
+		return "PRE_INITIALIZING"
+	case !s.initialized.Load():
+		return "INITIALIZING"
+	default:
+		return "LIVE"
+	}
+}
+
+// Listening are the addresses that a listener is bound to, for a test or a
+// listener on port 0; nil if there is no such listener.
+func (s *Server) Listening(name string) []net.Addr {
+	l := s.listeners.get(name)
+	if l == nil {
+		return nil
+	}
+	return l.bound()
+}
+
+func (s *Server) newInfo(c net.Conn) *flow.Info {
+	info := &flow.Info{ID: s.lastID.Add(1), Start: time.Now(), TransportProtocol: "raw_buffer"}
+	info.DirectRemote = flowAddr(c.RemoteAddr())
+	info.DirectLocal = flowAddr(c.LocalAddr())
+	info.Remote, info.Local = info.DirectRemote, info.DirectLocal
+	return info
+}
+
+// flowAddr is addr as an Addr, IPv4-mapped addresses as IPv4.
+func flowAddr(addr net.Addr) flow.Addr {
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		ap := a.AddrPort()
+		return flow.Addr{AddrPort: netipUnmap(ap)}
+	case *net.UnixAddr:
+		return flow.Addr{Path: a.Name}
+	}
+	return flow.Addr{Path: fmt.Sprint(addr)}
+}
+
+// filterDeps are what the network filters of a chain are made with.
+func (s *Server) filterDeps() filter.Deps {
+	return filter.Deps{
+		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node,
+		AccessLogs: s.accessLog,
+	}
+}
+
+func (s *Server) connectionLimit(name string) uint64 {
+	return s.boot.ListenerConnectionLimits[name]
+}
