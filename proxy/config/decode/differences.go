@@ -16,4 +16,10 @@ var differences = []difference{
 	{"session_ticket_keys", "are hashed into crypto/tls's keys: tickets are not exchanged with an Envoy that has the same keys."},
 	{"files", "that secrets and resources are read from are seen when they are written in place too; Envoy sees renames only."},
 	{"typed_config in .pb and .pb_text files", "is not read: bootstraps are YAML or JSON."},
+	{"network rbac", "decides before the upstream is dialled and before anything is read; Envoy waits for the client's first byte, and by then a server that speaks first has been heard."},
+	{"rbac principals `authenticated`", "match only a client whose certificate was verified; in Envoy one without a certificate is authenticated where no principal_name is asked for, and matches a principal_name of `.*`, and one accepted by ACCEPT_UNTRUSTED has the names that it claims."},
+	{"rbac principals `filter_state`", "that ask for what istio.metadata_exchange sets are refused: the peer's metadata come with its first bytes, after rbac has decided."},
+	{"istio.metadata_exchange", "sends its frame at once and takes one of 64 KiB at most; Envoy sends it with the first data and has no limit. A byte that cannot begin a frame ends the waiting; Envoy waits for eight."},
+	{"a reset of the client", "while its upstream is being connected ends the attempt, with DC; Envoy goes on connecting."},
+	{"access_log_flush_interval", "begins when the upstream is connected; in Envoy, with the connection."},
 }
