@@ -169,3 +169,23 @@ func TestExplainListsWhereConnectionsGo(t *testing.T) {
 		t.Errorf("explaining has counted %d connections", got)
 	}
 }
+
+func TestStatPrefixIsSpelledAsInEnvoy(t *testing.T) {
+	reg := stats.New()
+	ch := mustChain(t, Deps{Stats: reg},
+		&config.NetworkFilter{Name: "r", RBAC: &config.RBAC{StatPrefix: "r:x://y.", Rules: rules(config.LogOnly)}},
+		&config.NetworkFilter{Name: "l", ConnectionLimit: &config.ConnectionLimit{StatPrefix: "c:x", MaxConnections: 1}},
+		tcp("none", func(p *config.TCPProxy) { p.StatPrefix = "t:x://y." }))
+	if err := serve(t, ch, nil).end(); err == nil {
+		t.Error("it ended in order, without a cluster")
+	}
+	var text strings.Builder
+	if err := reg.Text(&text, stats.Query{UsedOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	want := "connection_limit.c:x.active_connections: 0\nr:x://y.rbac.allowed: 1\n" +
+		"tcp.t_x_y.downstream_cx_no_route: 1\ntcp.t_x_y.downstream_cx_total: 1\n"
+	if diff := cmp.Diff(want, text.String()); diff != "" {
+		t.Errorf("stats (-want +got):\n%s", diff)
+	}
+}

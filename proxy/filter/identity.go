@@ -49,14 +49,25 @@ func (f *facts) identity() string {
 	s, cert := f.info.Downstream, f.peer()
 	switch {
 	case cert != nil:
-		return strings.Join(namesOf(cert), ", ")
+		return shown(cert)
 	case s == nil:
 		return "without TLS"
 	case len(s.Peer) == 0:
 		return "without certificate"
 	default:
-		return "with an unverified certificate (" + strings.Join(namesOf(s.Peer[0]), ", ") + ")"
+		return "with an unverified certificate (" + shown(s.Peer[0]) + ")"
 	}
+}
+
+// maxShown bounds what a peer can write into our log.
+const maxShown = 4
+
+func shown(cert *x509.Certificate) string {
+	names := namesOf(cert)
+	if more := len(names) - maxShown; more > 0 {
+		names = append(names[:maxShown], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
 }
 
 // namesOf is what the certificate is called by: URI SANs, then DNS SANs, then

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"outrider/proxy/config"
@@ -31,7 +32,7 @@ func newTCPProxy(name string, cfg *config.TCPProxy, d *Deps) (*tcpProxy, error) 
 	errs := []error{err}
 	p := &tcpProxy{
 		name: name, cfg: cfg, clusters: clustersOf(d), rand: d.Rand, log: d.Log, deps: d, route: route,
-		stats: newTCPStats(d.Stats.Scope("tcp").Tagged("envoy_tcp_prefix", cfg.StatPrefix)),
+		stats: newTCPStats(d.Stats.Scope("tcp").Tagged("envoy_tcp_prefix", statName(cfg.StatPrefix))),
 		live:  newLedger(),
 	}
 	for i, al := range cfg.AccessLogs {
@@ -44,6 +45,13 @@ func newTCPProxy(name string, cfg *config.TCPProxy, d *Deps) (*tcpProxy, error) 
 		p.logs = append(p.logs, l)
 	}
 	return p, errors.Join(errs...)
+}
+
+// statName is a stat_prefix in the names of metrics. Envoy does this to
+// tcp_proxy's alone.
+func statName(prefix string) string {
+	prefix = strings.TrimSuffix(prefix, ".")
+	return strings.NewReplacer("://", "_", ":/", "_", ":", "_", "\x00", "_").Replace(prefix)
 }
 
 // tcpStats are Envoy's ALL_TCP_PROXY_STATS. Those of its buffers and of its

@@ -224,7 +224,11 @@ func TestTimeLimitsEndTheConnection(t *testing.T) {
 				if strings.Contains(name, "back-off") {
 					rand = func() uint64 { return uint64(time.Hour) - 1 }
 				}
-				info, took, err := timed(t, &fakeUpstream{dial: c.dial}, Deps{Stats: reg, Rand: rand}, c.change)
+				fake := &fakeUpstream{dial: c.dial}
+				info, took, err := timed(t, fake, Deps{Stats: reg, Rand: rand}, c.change)
+				if fake.attempts != 1 {
+					t.Errorf("%d attempts, want 1", fake.attempts)
+				}
 				if took != c.took || err == nil {
 					t.Errorf("ended after %s with %v, want after %s", took, err, c.took)
 				}

@@ -93,14 +93,15 @@ func (p *tcpProxy) connect(ctx context.Context, c *Conn) (*leg, error) {
 		if err == nil {
 			return up, p.connected(c, target, up)
 		}
+		if ctx.Err() == nil {
+			if err := p.failed(c, target, err, attempt); err != nil {
+				return nil, err
+			}
+			backoff.wait(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil, abandoned(ctx, err)
 		}
-		err = p.failed(c, target, err, attempt)
-		if err != nil {
-			return nil, err
-		}
-		backoff.wait(ctx)
 	}
 }
 
