@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"outrider/proxy/stats"
@@ -17,8 +16,8 @@ import (
 // Limit is how many connections may be open at once. Several acceptors may
 // share one. The nil Limit has no limit.
 type Limit struct {
-	limit  int64
-	active atomic.Int64
+	limit  uint64
+	active atomic.Uint64
 }
 
 // NewLimit allows n connections; 0 is no limit.
@@ -26,7 +25,7 @@ func NewLimit(n uint64) *Limit {
 	if n == 0 {
 		return nil
 	}
-	return &Limit{limit: int64(n)}
+	return &Limit{limit: n}
 }
 
 // Acquire takes a place, if there is one.
@@ -34,27 +33,39 @@ func (l *Limit) Acquire() bool {
 	if l == nil {
 		return true
 	}
-	if l.active.Add(1) > l.limit {
-		l.active.Add(-1)
-		return false
+	for {
+		n := l.active.Load()
+		if n >= l.limit {
+			return false
+		}
+		if l.active.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
-	return true
 }
 
 // Release gives a place back.
 func (l *Limit) Release() {
 	if l != nil {
-		l.active.Add(-1)
+		l.active.Add(^uint64(0))
 	}
 }
 
-// AcceptStats count what never became a connection, under Envoy's names, and
-// ours: accept_error.
+// Active is how many places are taken; 0 without a limit.
+func (l *Limit) Active() uint64 {
+	if l == nil {
+		return 0
+	}
+	return l.active.Load()
+}
+
+// AcceptStats count what never became a connection: under Envoy's names, and
+// ours, accept_error.
 type AcceptStats struct {
 	Overflow, GlobalOverflow, Errors *stats.Counter
 }
 
-// NewAcceptStats makes the counters under a listener's scope.
+// NewAcceptStats makes the counters under the scope listener.<address>.
 func NewAcceptStats(listener *stats.Scope) *AcceptStats {
 	return &AcceptStats{
 		Overflow:       listener.Counter("downstream_cx_overflow"),
@@ -65,101 +76,105 @@ func NewAcceptStats(listener *stats.Scope) *AcceptStats {
 
 // Acceptor accepts the connections of one listener.
 type Acceptor struct {
-	// Limit is the listener's, Global the process's; either may be nil.
+	// Limit is the listener's, Global the process's; either may be nil. A
+	// connection over one of them is closed at once.
 	Limit, Global *Limit
 	Stats         *AcceptStats
 	Log           *slog.Logger
-	// Handle serves one connection, in a goroutine of its own, and closes it.
-	Handle func(net.Conn)
 }
 
-// Serve accepts from ln until ctx ends or ln is closed, and returns when the
-// last handler has returned. It closes ln. Running out of file descriptors or
-// memory makes it wait, not end.
-func (a *Acceptor) Serve(ctx context.Context, ln net.Listener) {
+// Serve accepts from ln until accepting ends or ln is closed, closes ln, and
+// returns when the last handler has returned.
+//
+// Each connection has a handler in a goroutine of its own, with the context
+// serving, and the handler closes the connection: so the end of accepting
+// leaves the open connections alone, and the end of serving is what tells them.
+// Running out of descriptors or memory makes Serve wait, not end.
+func (a *Acceptor) Serve(accepting, serving context.Context, ln net.Listener, handle func(context.Context, net.Conn)) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
-	pause := backoff{}
+	defer ln.Close() //nolint:errcheck // it may be closed already
+	defer context.AfterFunc(accepting, func() { ln.Close() })()
+	pause := burst{log: a.Log, address: ln.Addr().String()}
 	for {
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
-			pause.reset()
-			a.admit(c, &handlers)
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
-			ln.Close()
+			pause.over()
+			a.admit(c, &handlers, func() { handle(serving, c) })
+		case accepting.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
-		case temporary(err):
-			a.Stats.Errors.Inc()
-			wait := pause.next()
-			if pause.tries == 1 {
-				a.Log.Warn("accepting pauses", "address", ln.Addr().String(), "reason", err, "for", wait)
-			}
-			sleep(ctx, wait)
 		default:
 			a.Stats.Errors.Inc()
-			a.Log.Error("accepting failed", "address", ln.Addr().String(), "reason", err)
-			sleep(ctx, pause.next())
+			pause.wait(accepting, err)
 		}
 	}
 }
 
-// admit hands c to a goroutine, or closes it if there is no place.
-func (a *Acceptor) admit(c net.Conn, handlers *sync.WaitGroup) {
+// admit runs handle in a goroutine, or closes c if there is no place for it.
+func (a *Acceptor) admit(c net.Conn, handlers *sync.WaitGroup, handle func()) {
 	if !a.Global.Acquire() {
 		a.Stats.GlobalOverflow.Inc()
-		c.Close()
+		c.Close() //nolint:errcheck // it is refused
 		return
 	}
 	if !a.Limit.Acquire() {
 		a.Global.Release()
 		a.Stats.Overflow.Inc()
-		c.Close()
+		c.Close() //nolint:errcheck // it is refused
 		return
 	}
 	handlers.Go(func() {
 		defer a.Global.Release()
 		defer a.Limit.Release()
-		a.Handle(c)
+		handle()
 	})
 }
 
-// temporary reports whether accepting may succeed later.
-func temporary(err error) bool {
-	for _, e := range []syscall.Errno{
-		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EPERM, syscall.EPROTO,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+// burst is a run of failed accepts. No error of accept is final: what is wrong
+// is short of descriptors (EMFILE, ENFILE), of memory (ENOBUFS, ENOMEM), or the
+// connection was gone before it was taken. A pause lets others free something
+// and keeps us from spinning; the callers wait in the backlog.
+type burst struct {
+	log     *slog.Logger
+	address string
+	tries   int
+	began   time.Time
 }
 
-// backoff is the wait after a failed accept: jittered, doubling.
-type backoff struct{ tries int }
-
-// The shortest and the longest wait.
+// The shortest and the longest pause, before jitter. 1 s is what net/http
+// takes, too.
 const (
 	minPause = 5 * time.Millisecond
 	maxPause = time.Second
 )
 
-func (b *backoff) next() time.Duration {
+// next is the pause after one more failure: doubling, with jitter from a half
+// up to the whole.
+func (b *burst) next() time.Duration {
 	d := min(minPause<<min(b.tries, 10), maxPause)
 	b.tries++
 	return d/2 + rand.N(d/2+1)
 }
 
-func (b *backoff) reset() { b.tries = 0 }
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
+func (b *burst) wait(ctx context.Context, reason error) {
+	pause := b.next()
+	if b.tries == 1 {
+		b.began = time.Now()
+		b.log.Warn("accepting pauses", "address", b.address, "reason", reason)
+	}
+	t := time.NewTimer(pause)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
 	}
+}
+
+func (b *burst) over() {
+	if b.tries == 0 {
+		return
+	}
+	b.log.Info("accepting again", "address", b.address, "failures", b.tries, "after", time.Since(b.began))
+	b.tries = 0
 }

@@ -16,11 +16,15 @@ import (
 
 // Filters are the compiled listener filters of one listener.
 type Filters struct {
-	steps    []step
-	timeout  time.Duration
-	continu  bool
-	stats    *FilterStats
-	original originalDst
+	steps       []step
+	timeout     time.Duration // 0: none
+	partial     time.Duration // partialTimeout
+	goOn        bool          // continue_on_listener_filters_timeout
+	transparent bool
+	bound       netip.AddrPort // the listener's own address
+	stats       *filterStats
+	waiting     *Waiting
+	restore     func(c net.Conn, local netip.AddrPort) (netip.AddrPort, bool, error)
 }
 
 // step is one filter with its predicate.
@@ -28,138 +32,124 @@ type step struct {
 	name     string
 	disabled *config.ListenerFilterPredicate
 	run      func(*inspection) error
+	// required says that a timeout must not skip the filter.
+	required bool
 }
 
-// FilterStats count what the listener filters do, under Envoy's names.
-type FilterStats struct {
-	Timeout, RemoteClose, Error *stats.Counter // downstream_pre_cx_timeout, downstream_listener_filter_*
-
-	TLSFound, TLSNotFound, HelloTooLarge           *stats.Counter // tls_inspector.*
-	ALPNFound, ALPNNotFound, SNIFound, SNINotFound *stats.Counter
-
-	HTTP10Found, HTTP11Found, HTTP2Found, HTTPNotFound *stats.Counter // http_inspector.*
-
-	ProxyProtoError *stats.Counter // downstream_cx_proxy_proto_error
+// Deps is what listener filters are made with.
+type Deps struct {
+	Stats *stats.Registry
+	// Listener is the scope listener.<address>.
+	Listener *stats.Scope
+	// Waiting bounds the connections that wait in listener filters; nil has
+	// no bound. All listeners of a process share one.
+	Waiting *Waiting
 }
 
-// NewFilterStats makes the counters under a listener's scope.
-func NewFilterStats(listener *stats.Scope) *FilterStats {
-	tls, http := listener.Scope("tls_inspector"), listener.Scope("http_inspector")
-	return &FilterStats{
-		Timeout:     listener.Counter("downstream_pre_cx_timeout"),
-		RemoteClose: listener.Counter("downstream_listener_filter_remote_close"),
-		Error:       listener.Counter("downstream_listener_filter_error"),
-		TLSFound:    tls.Counter("tls_found"), TLSNotFound: tls.Counter("tls_not_found"),
-		HelloTooLarge: tls.Counter("client_hello_too_large"),
-		ALPNFound:     tls.Counter("alpn_found"), ALPNNotFound: tls.Counter("alpn_not_found"),
-		SNIFound: tls.Counter("sni_found"), SNINotFound: tls.Counter("sni_not_found"),
-		HTTP10Found: http.Counter("http10_found"), HTTP11Found: http.Counter("http11_found"),
-		HTTP2Found: http.Counter("http2_found"), HTTPNotFound: http.Counter("http_not_found"),
-		ProxyProtoError: listener.Counter("downstream_cx_proxy_proto_error"),
+// Compile makes the listener filters of cfg, in their order. An error names
+// the filter that is of no known kind.
+func Compile(cfg *config.Listener, deps Deps) (*Filters, error) {
+	f := &Filters{
+		timeout: cfg.FiltersTimeout, goOn: cfg.ContinueOnTimeout, transparent: cfg.Transparent,
+		partial: partialTimeout, bound: cfg.Address.AddrPort, stats: newFilterStats(deps.Stats, deps.Listener), waiting: deps.Waiting,
+		restore: systemOriginalDst,
 	}
-}
-
-// Compile makes the listener filters of cfg.
-func Compile(cfg *config.Listener, st *FilterStats) (*Filters, error) {
-	f := &Filters{timeout: cfg.FiltersTimeout, continu: cfg.ContinueOnTimeout, stats: st, original: systemOriginalDst}
-	for _, lf := range cfg.Filters {
+	for i, lf := range cfg.Filters {
 		s := step{name: lf.Name, disabled: lf.Disabled}
 		switch {
 		case lf.OriginalDst != nil:
 			s.run = (*inspection).originalDst
 		case lf.TLSInspector != nil:
-			s.run = func(i *inspection) error { return i.tls(lf.TLSInspector) }
+			s.run = newTLSInspector(lf.TLSInspector).inspect
 		case lf.HTTPInspector != nil:
 			s.run = (*inspection).http
 		case lf.ProxyProtocol != nil:
-			s.run = func(i *inspection) error { return i.proxyProtocol(lf.ProxyProtocol) }
+			s.run = newProxyProtocol(lf.ProxyProtocol, deps.Stats).read
+			s.required = !lf.ProxyProtocol.AllowWithout
 		default:
-			return nil, fmt.Errorf("listener filter %q is of no known kind", lf.Name)
+			return nil, fmt.Errorf("listener_filters[%d]: %q is of no known kind", i, lf.Name)
 		}
 		f.steps = append(f.steps, s)
 	}
 	return f, nil
 }
 
-// inspection is one connection on its way through the listener filters.
-type inspection struct {
-	*Filters
-	conn net.Conn
-	info *flow.Info
-	peek *peeker
-	tlsd bool // the ClientHello was found: http_inspector has nothing to do
-}
-
-// partialTimeout bounds a client that has begun a ClientHello or a header,
-// where the listener has no timeout. Envoy has no such bound; without it a
-// client that never finishes holds its connection for ever.
+// partialTimeout bounds a client that has begun a ClientHello or a header and
+// does not finish it, where listener_filters_timeout is 0. Envoy has no such
+// bound: there it holds its connection for ever. 15 s is Envoy's default of
+// listener_filters_timeout.
 const partialTimeout = 15 * time.Second
 
 // Run takes a connection through the filters, which put what they find into
-// info. Nothing is consumed but PROXY headers. An error ends the connection.
+// info: Local, LocalRestored, Remote, TransportProtocol, SNI, ALPNs,
+// DownstreamFailure, dynamic metadata. Nothing is consumed but a PROXY header,
+// and c is not wrapped. While the client has sent nothing, or not enough, no
+// buffer is held.
+//
+// The error is an *Error, or the cause of ctx, and ends the connection; c is
+// not closed. A client that sends nothing is waited for as long as
+// listener_filters_timeout says; 0 is for ever, until ctx ends or the
+// connection is shed.
 func (f *Filters) Run(ctx context.Context, c net.Conn, info *flow.Info) error {
 	if len(f.steps) == 0 {
 		return nil
 	}
-	i := &inspection{Filters: f, conn: c, info: info}
-	var err error
-	if i.peek, err = newPeeker(c); err != nil {
-		return err
+	f.stats.active.Inc()
+	defer f.stats.active.Dec()
+	i := &inspection{Filters: f, ctx: ctx, conn: c, info: info}
+	if err := i.peek.open(c); err != nil {
+		return &Error{Filter: f.steps[0].name, Reason: Broken, Err: err}
 	}
 	defer i.peek.release()
-	var deadline time.Time
-	if f.timeout > 0 {
-		deadline = time.Now().Add(f.timeout)
+	err := i.runSteps()
+	if gone := i.disarm(); gone != nil {
+		return gone
 	}
-	defer i.peek.until(ctx, deadline)()
-	for _, s := range f.steps {
-		if matches(s.disabled, info) {
+	return err
+}
+
+// runSteps runs each filter that is enabled for the connection as it is by then.
+func (i *inspection) runSteps() error {
+	for n := range i.steps {
+		s := &i.steps[n]
+		if matches(s.disabled, i.info) {
 			continue
 		}
 		if err := s.run(i); err != nil {
-			return f.judge(ctx, s, err)
+			return i.judge(s, err)
 		}
 	}
 	return nil
 }
 
 // judge counts a filter's failure and decides whether the connection goes on.
-func (f *Filters) judge(ctx context.Context, s step, err error) error {
+func (i *inspection) judge(s *step, err error) error {
+	var known *Error
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
+	case i.ctx.Err() != nil:
+		return context.Cause(i.ctx)
+	case i.place.wasShed():
+		i.stats.shed.Inc()
+		return &Error{Filter: s.name, Reason: Shed, Err: ErrShed}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		f.stats.Timeout.Inc()
-		if f.continu {
+		i.stats.timeout.Inc()
+		if i.goOn && !s.required {
 			return nil
 		}
-		return fmt.Errorf("%s: nothing to choose a filter chain by within %s", s.name, f.waited())
+		limit := i.timeout
+		if limit == 0 {
+			limit = i.partial
+		}
+		return &Error{Filter: s.name, Reason: Timeout, Err: fmt.Errorf("the client sent %d bytes, and not enough more within %s", i.peek.n, limit)}
 	case errors.Is(err, errPeerClosed):
-		f.stats.RemoteClose.Inc()
-	default:
-		f.stats.Error.Inc()
+		i.stats.remoteClose.Inc()
+		return &Error{Filter: s.name, Reason: RemoteClose, Err: fmt.Errorf("%w, after %d bytes", err, i.peek.n)}
+	case errors.As(err, &known):
+		known.Filter = s.name
+		return known
 	}
-	return fmt.Errorf("%s: %w", s.name, err)
-}
-
-func (f *Filters) waited() time.Duration {
-	if f.timeout > 0 {
-		return f.timeout
-	}
-	return partialTimeout
-}
-
-// more waits for want bytes. Once a client has begun, and the listener has no
-// timeout, it has partialTimeout to finish.
-func (i *inspection) more(want int) error {
-	if i.timeout > 0 || i.peek.n > 0 {
-		return i.peek.more(want)
-	}
-	if err := i.peek.more(1); err != nil {
-		return err
-	}
-	i.conn.SetReadDeadline(time.Now().Add(partialTimeout))
-	return i.peek.more(want)
+	i.stats.failure.Inc()
+	return &Error{Filter: s.name, Reason: Broken, Err: err}
 }
 
 // matches evaluates filter_disabled; nil never matches.
@@ -188,24 +178,4 @@ func matches(p *config.ListenerFilterPredicate, info *flow.Info) bool {
 		}
 	}
 	return len(p.And) > 0
-}
-
-// originalDst asks where a connection was going before it was redirected; ok
-// is false if it was not.
-type originalDst func(c net.Conn, local netip.AddrPort) (dst netip.AddrPort, ok bool, err error)
-
-// originalDst restores the destination. A connection that was not redirected
-// keeps its own.
-func (i *inspection) originalDst() error {
-	if !i.info.Local.IsIP() {
-		return nil
-	}
-	dst, ok, err := i.original(i.conn, i.info.Local.AddrPort)
-	if err != nil {
-		return fmt.Errorf("SO_ORIGINAL_DST: %w", err)
-	}
-	if ok {
-		i.info.Local, i.info.LocalRestored = flow.Addr{AddrPort: dst}, dst != i.info.DirectLocal.AddrPort
-	}
-	return nil
 }

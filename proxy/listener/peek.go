@@ -1,14 +1,12 @@
 package listener
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,14 +16,20 @@ import (
 const maxPeek = 16 << 10
 
 // peeker looks at the first bytes of a connection without consuming them, so
-// that the connection goes on as if nobody had looked. It holds a buffer only
-// while bytes are there.
+// that the connection goes on as if nobody had looked. It holds no buffer while
+// it waits: the bytes are in the socket.
 type peeker struct {
+	conn net.Conn
 	raw  syscall.RawConn
 	buf  *[maxPeek]byte // nil while nothing is held
-	n    int            // bytes in buf
-	eof  bool           // the peer will send no more
-	conn net.Conn
+	n    int            // bytes that were in the socket at the last look
+
+	// The current attempt, for the one closure that RawConn.Read is given.
+	look  func(fd uintptr) bool
+	want  int
+	wait  bool
+	ended bool  // the peer will send no more
+	err   error // of the last look
 }
 
 //nolint:gochecknoglobals // a pool has no state of its own
@@ -33,21 +37,23 @@ var buffers = sync.Pool{New: func() any { return new([maxPeek]byte) }}
 
 // errPeerClosed means that the client ended its direction before it sent what
 // was waited for.
-var errPeerClosed = errors.New("the client closed before it sent enough to choose a filter chain")
+var errPeerClosed = errors.New("the client closed before a filter chain could be chosen")
 
-func newPeeker(c net.Conn) (*peeker, error) {
+func (p *peeker) open(c net.Conn) error {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return nil, fmt.Errorf("a connection of type %T cannot be peeked at", c)
+		return fmt.Errorf("a connection of type %T cannot be peeked at", c)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &peeker{raw: raw, conn: c}, nil
+	p.conn, p.raw, p.look = c, raw, p.attempt
+	return nil
 }
 
-// bytes are what has been peeked at so far.
+// bytes are what was peeked at. They are there after a success of have or
+// more, until release.
 func (p *peeker) bytes() []byte {
 	if p.buf == nil {
 		return nil
@@ -59,81 +65,83 @@ func (p *peeker) bytes() []byte {
 func (p *peeker) release() {
 	if p.buf != nil {
 		buffers.Put(p.buf)
-		p.buf, p.n = nil, 0
+		p.buf = nil
 	}
 }
 
-// discard consumes the first n bytes, which have been peeked at.
+// discard consumes the first n of bytes.
 func (p *peeker) discard(n int) error {
+	kept := p.n - n
 	if _, err := io.ReadFull(p.conn, p.buf[:n]); err != nil {
 		return err
 	}
 	p.release()
+	p.n = kept
 	return nil
 }
 
-// more waits until there are at least want bytes, or the peer has ended. It is
-// bounded by the connection's read deadline. Having fewer than want and an
-// ended peer is errPeerClosed.
+// have reports whether there are want bytes now. It does not wait.
+func (p *peeker) have(want int) (bool, error) { return p.read(want, false) }
+
+// more waits until there are want bytes. If the peer ends before, it returns
+// errPeerClosed; it is bounded by the connection's read deadline.
 func (p *peeker) more(want int) error {
-	want = min(want, maxPeek)
-	if p.n >= want {
-		return nil
-	}
-	if p.eof {
-		return errPeerClosed
-	}
-	var failed error
-	err := p.raw.Read(func(fd uintptr) bool {
-		n, err := p.look(int(fd))
-		switch {
-		case err == unix.EAGAIN:
-			return false
-		case err != nil:
-			failed = err
-			return true
-		case n == 0:
-			p.eof = true
-			return true
-		}
-		// The poller tells of new bytes, but of an end only once: with bytes
-		// left in the socket a later read would not show it.
-		p.eof = hungUp(int(fd))
-		return n >= want || p.eof
-	})
-	switch {
-	case err != nil:
-		return err
-	case failed != nil:
-		return failed
-	case p.n < want:
-		return errPeerClosed
-	}
-	return nil
+	_, err := p.read(want, true)
+	return err
 }
 
-// look peeks into the buffer, taking one if there is something to see.
-func (p *peeker) look(fd int) (int, error) {
+func (p *peeker) read(want int, wait bool) (bool, error) {
+	p.want, p.wait, p.err = min(want, maxPeek), wait, nil
+	if p.buf != nil && p.n >= p.want {
+		return true, nil
+	}
+	err := p.raw.Read(p.look)
+	if err == nil {
+		err = p.err
+	}
+	if err != nil {
+		p.release()
+		return false, err
+	}
+	return p.n >= p.want, nil
+}
+
+// attempt looks once. To return false is to wait until the poller tells of new
+// bytes or of the end.
+func (p *peeker) attempt(fd uintptr) bool {
 	if p.buf == nil {
-		var one [1]byte
-		if n, err := peekInto(fd, one[:]); n <= 0 || err != nil {
-			return n, err
-		}
 		p.buf = buffers.Get().(*[maxPeek]byte)
 	}
-	n, err := peekInto(fd, p.buf[:])
-	if n > 0 {
-		p.n = n
+	if p.peek(int(fd)); p.err != nil || p.n >= p.want {
+		return true
 	}
-	return n, err
+	// With bytes left in the socket the end does not show in a read, and the
+	// poller tells of it only once.
+	if p.ended || hungUp(int(fd)) {
+		if p.peek(int(fd)); p.err == nil && p.n < p.want { // what came between the two looks
+			p.err = errPeerClosed
+		}
+		return true
+	}
+	p.release()
+	return !p.wait
 }
 
-func peekInto(fd int, b []byte) (int, error) {
+// peek fills the buffer.
+func (p *peeker) peek(fd int) {
 	for {
-		n, _, err := unix.Recvfrom(fd, b, unix.MSG_PEEK)
-		if err != unix.EINTR {
-			return n, err
+		n, _, err := unix.Recvfrom(fd, p.buf[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR: //nolint:errorlint // a bare errno
+			continue
+		case err == unix.EAGAIN: //nolint:errorlint // a bare errno
+			p.n = 0
+		case err != nil:
+			p.err = err
+		default:
+			p.n, p.ended = n, n == 0
 		}
+		return
 	}
 }
 
@@ -142,16 +150,4 @@ func hungUp(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
-}
-
-// until bounds the reads of p by the deadline, and by ctx; the returned
-// function takes both off.
-func (p *peeker) until(ctx context.Context, deadline time.Time) func() {
-	p.conn.SetReadDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { p.conn.SetReadDeadline(time.Unix(1, 0)) })
-	return func() {
-		if stop() {
-			p.conn.SetReadDeadline(time.Time{})
-		}
-	}
 }

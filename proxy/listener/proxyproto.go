@@ -1,162 +1,138 @@
 package listener
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/binary"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"net"
+	"unicode/utf8"
 
-	proxyproto "github.com/pires/go-proxyproto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
+	"outrider/proxy/stats"
 )
 
-// The forms of a PROXY header (the PROXY protocol's specification, sections
-// 2.1 and 2.2).
-const (
-	proxyV1Prefix = "PROXY "
-	proxyV1Max    = 107 // bytes, with CRLF
-	proxyV2Prefix = "\r\n\r\n\x00\r\nQUIT\n"
-	proxyV2Header = 16
-)
-
-var errProxyHeader = errors.New("bad PROXY header")
-
-// proxyProtocol reads a PROXY header and consumes it, and nothing more
-// (Envoy: proxy_protocol).
-func (i *inspection) proxyProtocol(cfg *config.ProxyProtocol) error {
-	size, version, err := i.proxyHeader(cfg)
-	if err != nil {
-		i.stats.ProxyProtoError.Inc()
-		return err
-	}
-	if size == 0 {
-		return nil
-	}
-	h, err := parseProxyHeader(i.peek.bytes()[:size])
-	if err != nil {
-		i.stats.ProxyProtoError.Inc()
-		return fmt.Errorf("%w, version %d: %w", errProxyHeader, version, err)
-	}
-	if err := i.applyProxyHeader(cfg, h); err != nil {
-		i.stats.ProxyProtoError.Inc()
-		return err
-	}
-	return i.peek.discard(size)
+// proxyProtocol reads a PROXY header and consumes it, and nothing more (Envoy:
+// proxy_protocol).
+type proxyProtocol struct {
+	cfg   *config.ProxyProtocol
+	stats *proxyStats
 }
 
-// proxyHeader waits for the whole header; a size of 0 means that there is
-// none and that this is allowed.
-func (i *inspection) proxyHeader(cfg *config.ProxyProtocol) (size, version int, err error) {
+func newProxyProtocol(cfg *config.ProxyProtocol, r *stats.Registry) *proxyProtocol {
+	return &proxyProtocol{cfg: cfg, stats: newProxyStats(r, cfg.StatPrefix)}
+}
+
+func (p *proxyProtocol) read(i *inspection) error {
+	version, err := p.find(i)
+	if version == 0 || err != nil {
+		return err
+	}
+	size, err := p.size(i, version)
+	if err != nil {
+		return err
+	}
+	h, err := parseProxyHeader(version, i.peek.bytes()[:size])
+	if err != nil {
+		return p.bad(i, version, err)
+	}
+	p.stats.versions[version].found.Inc()
+	p.apply(i.info, h)
+	return i.consumed(size)
+}
+
+// find waits until it is known which version the header has; 0 is none, where
+// that is allowed. A version that is disallowed is none then.
+func (p *proxyProtocol) find(i *inspection) (version int, err error) {
 	for want := 1; ; want = i.peek.n + 1 {
 		if err := i.more(want); err != nil {
-			return 0, 0, err
+			return 0, err
 		}
-		size, version, decided := proxyHeaderSize(i.peek.bytes())
-		switch {
-		case version == 1 && cfg.DisallowV1, version == 2 && cfg.DisallowV2:
-			if cfg.AllowWithout {
-				return 0, 0, nil
-			}
-			return 0, 0, fmt.Errorf("%w: version %d is disallowed", errProxyHeader, version)
-		case version == 0 && decided && cfg.AllowWithout:
-			return 0, 0, nil
-		case version == 0 && decided:
-			return 0, 0, fmt.Errorf("%w: there is none", errProxyHeader)
-		case !decided && i.peek.n < maxPeek:
+		version, decided := proxyVersion(i.peek.bytes())
+		if !decided {
 			continue
-		case size > maxPeek || !decided:
-			return 0, 0, fmt.Errorf("%w: %d bytes", errProxyHeader, size)
 		}
-		if err := i.more(size); err != nil {
-			return 0, 0, err
+		disallowed := version == 1 && p.cfg.DisallowV1 || version == 2 && p.cfg.DisallowV2
+		switch {
+		case version != 0 && !disallowed:
+			return version, nil
+		case p.cfg.AllowWithout:
+			p.stats.notFoundAllowed.Inc()
+			return 0, nil
+		case disallowed:
+			p.stats.versions[version].found.Inc()
+			p.stats.versions[version].disallowed.Inc()
+			return 0, refuse(ProxyHeader, "PROXY header of version %d, which is disallowed", version)
 		}
-		return size, version, nil
+		p.stats.notFoundDisallowed.Inc()
+		i.stats.proxyError.Inc()
+		return 0, refuse(ProxyHeader, "no PROXY header")
 	}
 }
 
-// proxyHeaderSize tells the version (0: none) and the header's length from the
-// first bytes; it is not decided while more bytes are needed.
-func proxyHeaderSize(b []byte) (size, version int, decided bool) {
-	if n := min(len(b), len(proxyV2Prefix)); string(b[:n]) == proxyV2Prefix[:n] {
-		if len(b) < proxyV2Header {
-			return 0, 0, false
+// size waits for the whole header.
+func (p *proxyProtocol) size(i *inspection, version int) (int, error) {
+	for {
+		size, want, err := proxySize(version, i.peek.bytes())
+		if err != nil {
+			return 0, p.bad(i, version, err)
 		}
-		return proxyV2Header + int(binary.BigEndian.Uint16(b[14:])), 2, true
+		if err := i.more(want); err != nil {
+			return 0, err
+		}
+		if size > 0 {
+			return size, nil
+		}
 	}
-	if n := min(len(b), len(proxyV1Prefix)); string(b[:n]) != proxyV1Prefix[:n] {
-		return 0, 0, true
-	}
-	if len(b) < len(proxyV1Prefix) {
-		return 0, 0, false
-	}
-	if end := bytes.Index(b[:min(len(b), proxyV1Max)], []byte("\r\n")); end >= 0 {
-		return end + 2, 1, true
-	}
-	if len(b) >= proxyV1Max {
-		return maxPeek + 1, 1, true
-	}
-	return 0, 1, false
 }
 
-// parseProxyHeader reads exactly b.
-func parseProxyHeader(b []byte) (*proxyproto.Header, error) {
-	rest := bytes.NewReader(b)
-	buffered := bufio.NewReaderSize(rest, len(b)+1)
-	h, err := proxyproto.Read(buffered)
-	if err != nil {
-		return nil, err
-	}
-	if left := rest.Len() + buffered.Buffered(); left > 0 {
-		return nil, fmt.Errorf("%d bytes too many", left)
-	}
-	return h, nil
+func (p *proxyProtocol) bad(i *inspection, version int, err error) error {
+	p.stats.versions[version].failed.Inc()
+	i.stats.proxyError.Inc()
+	return refuse(ProxyHeader, "bad PROXY header of version %d: %w", version, err)
 }
 
-// applyProxyHeader takes the addresses and TLVs over. LOCAL and UNKNOWN keep
-// the socket's own addresses.
-func (i *inspection) applyProxyHeader(cfg *config.ProxyProtocol, h *proxyproto.Header) error {
-	if h.Command.IsLocal() || h.TransportProtocol.IsUnspec() {
-		return nil
+// apply takes the addresses and the TLVs over. LOCAL and UNKNOWN keep the
+// socket's own. IPv4-mapped addresses become IPv4, so that rules for IPv4 hold
+// for them (Envoy keeps them as they are).
+func (p *proxyProtocol) apply(info *flow.Info, h proxyHeader) {
+	if h.local {
+		return
 	}
-	src, srcOK := h.SourceAddr.(*net.TCPAddr)
-	dst, dstOK := h.DestinationAddr.(*net.TCPAddr)
-	if !srcOK || !dstOK {
-		return fmt.Errorf("%w: it is for %T, not for TCP", errProxyHeader, h.SourceAddr)
+	info.Remote = flow.Addr{AddrPort: unmap(h.source)}
+	if local := unmap(h.destination); local != info.Local.AddrPort {
+		info.Local, info.LocalRestored = flow.Addr{AddrPort: local}, true
 	}
-	i.info.Remote = flow.Addr{AddrPort: unmap(src.AddrPort())}
-	local := unmap(dst.AddrPort())
-	i.info.LocalRestored = local != i.info.DirectLocal.AddrPort
-	i.info.Local = flow.Addr{AddrPort: local}
-	if len(cfg.TLVs) == 0 {
-		return nil
-	}
-	tlvs, err := h.TLVs()
-	if err != nil {
-		return fmt.Errorf("%w: TLVs: %w", errProxyHeader, err)
-	}
-	for _, tlv := range tlvs {
-		for _, rule := range cfg.TLVs {
-			if byte(tlv.Type) == rule.Type {
-				i.info.SetMetadata(rule.Namespace, rule.Key, structpb.NewStringValue(printable(tlv.Value)))
+	for rest := h.tlvs; len(rest) > 0; {
+		var kind byte
+		var value []byte
+		kind, value, rest, _ = nextTLV(rest) // they were checked
+		for _, rule := range p.cfg.TLVs {
+			if kind == rule.Type && !hasMetadata(info, rule) {
+				info.SetMetadata(rule.Namespace, rule.Key, structpb.NewStringValue(sanitized(value)))
 			}
 		}
 	}
-	return nil
 }
 
-// printable is a TLV's value as metadata: text as it is, anything else in hex,
-// for a Struct holds UTF-8 only.
-func printable(b []byte) string {
-	for _, c := range b {
-		if c < 0x20 || c > 0x7e {
-			return hex.EncodeToString(b)
-		}
+// hasMetadata reports whether an earlier TLV has set it: the first one counts.
+func hasMetadata(info *flow.Info, rule config.TLVRule) bool {
+	_, there := info.DynamicMetadata[rule.Namespace].GetFields()[rule.Key]
+	return there
+}
+
+// sanitized is b with ! for each byte that is not of UTF-8, as in Envoy.
+func sanitized(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
 	}
-	return string(b)
+	out := make([]byte, 0, len(b))
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		if r == utf8.RuneError && n == 1 {
+			out = append(out, '!')
+		} else {
+			out = append(out, b[:n]...)
+		}
+		b = b[n:]
+	}
+	return string(out)
 }

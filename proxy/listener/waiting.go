@@ -1,55 +1,104 @@
 package listener
 
 import (
-	"container/list"
 	"errors"
 	"net"
 	"sync"
-	"time"
+	"sync/atomic"
 )
 
-// Waiting bounds how many connections are in the listener filters at once, for
+// Waiting bounds how many connections wait in listener filters at once, for
 // those have cost us a descriptor and proved nothing yet. When it is full the
-// oldest is shed. Envoy has no such bound.
+// one that has waited longest is shed. Envoy has no such bound. The nil Waiting
+// has none either.
 type Waiting struct {
 	limit int
 
-	mu   sync.Mutex
-	open list.List // guarded by mu; of *waiter, oldest first
+	mu     sync.Mutex
+	oldest *waiter // guarded by mu; a list in the order of arrival
+	newest *waiter // guarded by mu
+	count  int     // guarded by mu
 }
 
-type waiter struct {
-	conn net.Conn
-	shed bool
-}
-
-// DefaultWaiting is how many connections may be waiting.
+// DefaultWaiting is how many connections may be waiting: 8192 goroutines of
+// some 10 KiB, with their sockets.
 const DefaultWaiting = 8192
 
 // ErrShed is why a connection ended that had waited longest when there were
 // too many.
-var ErrShed = errors.New("too many connections have not sent enough to choose a filter chain, and this one waited longest")
+var ErrShed = errors.New("too many connections wait to be told apart, and this one waited longest")
 
-// NewWaiting allows limit connections at once.
-func NewWaiting(limit int) *Waiting { return &Waiting{limit: limit} }
+// NewWaiting allows limit connections at once; at least one.
+func NewWaiting(limit int) *Waiting { return &Waiting{limit: max(limit, 1)} }
 
-// Enter counts c in. leave counts it out, and reports whether it was shed.
-func (w *Waiting) Enter(c net.Conn) (leave func() (shed bool)) {
-	one := &waiter{conn: c}
+// Count is how many connections wait now.
+func (w *Waiting) Count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.open.Len() >= w.limit {
-		oldest := w.open.Remove(w.open.Front()).(*waiter)
-		oldest.shed = true
-		oldest.conn.SetReadDeadline(time.Unix(1, 0))
+	return w.count
+}
+
+// waiter is one place. The nil waiter is never shed.
+type waiter struct {
+	conn net.Conn
+	all  *Waiting
+	shed atomic.Bool
+
+	before, after *waiter // guarded by all.mu
+	out           bool    // guarded by all.mu
+}
+
+// enter takes a place for c, and sheds the oldest if that is one too many.
+func (w *Waiting) enter(c net.Conn) *waiter {
+	if w == nil {
+		return nil
 	}
-	place := w.open.PushBack(one)
-	return func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if !one.shed {
-			w.open.Remove(place)
-		}
-		return one.shed
+	one := &waiter{conn: c, all: w}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.count >= w.limit {
+		oldest := w.oldest
+		w.remove(oldest)
+		oldest.shed.Store(true)
+		giveUp(oldest.conn) // within mu: not after leave
 	}
+	one.before = w.newest
+	if w.newest != nil {
+		w.newest.after = one
+	} else {
+		w.oldest = one
+	}
+	w.newest = one
+	w.count++
+	return one
+}
+
+// leave gives the place back. After it the connection is not shed any more.
+func (one *waiter) leave() {
+	if one == nil {
+		return
+	}
+	one.all.mu.Lock()
+	defer one.all.mu.Unlock()
+	if !one.out {
+		one.all.remove(one)
+	}
+}
+
+func (one *waiter) wasShed() bool { return one != nil && one.shed.Load() }
+
+// remove takes one out of the list; mu is held.
+func (w *Waiting) remove(one *waiter) {
+	if one.before != nil {
+		one.before.after = one.after
+	} else {
+		w.oldest = one.after
+	}
+	if one.after != nil {
+		one.after.before = one.before
+	} else {
+		w.newest = one.before
+	}
+	one.before, one.after, one.out = nil, nil, true
+	w.count--
 }
