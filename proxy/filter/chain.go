@@ -229,7 +229,9 @@ func (ch *Chain) Serve(ctx context.Context, c *Conn) error {
 	return err
 }
 
-// Close ends what the chain has running of its own; connections go on.
+// Close ends what the chain has running of its own; connections go on. Its
+// metrics stay: other chains, or the next version of this one, count under the
+// same names.
 func (ch *Chain) Close() {
 	for _, f := range ch.closers {
 		f()

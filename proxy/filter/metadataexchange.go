@@ -16,13 +16,12 @@ import (
 // The filter state of a peer; downstream and upstream are its directions.
 // Envoy 1.40 has only the first name; the wasm ones are of Istio's own proxy.
 const (
-	peerState       = "_peer"
-	wasmPrefix      = "wasm."
-	peerIDSuffix    = "_id"
-	peerNotFound    = "peer_not_found"
-	downstreamSide  = "downstream"
-	upstreamSide    = "upstream"
-	exchangeFailing = "metadata exchange: %w"
+	peerState      = "_peer"
+	wasmPrefix     = "wasm."
+	peerIDSuffix   = "_id"
+	peerNotFound   = "peer_not_found"
+	downstreamSide = "downstream"
+	upstreamSide   = "upstream"
 )
 
 // metadataExchange is istio.metadata_exchange on the downstream side: where
@@ -136,7 +135,7 @@ func (e *exchangeSide) begin(c *Conn, to relay.Conn, s *tlsmux.State) (*exchange
 	}
 	e.stats.alpnFound.Inc()
 	if _, err := to.Write(e.frame); err != nil {
-		return nil, fmt.Errorf(exchangeFailing, err)
+		return nil, fmt.Errorf("metadata exchange: %w", err)
 	}
 	e.stats.added.Inc()
 	return x, nil
@@ -157,7 +156,7 @@ func (x *exchange) notFound() {
 func (x *exchange) prologue(from relay.Conn) ([]byte, error) {
 	got, err := receiveFrame(from)
 	if err != nil {
-		return nil, fmt.Errorf(exchangeFailing, err)
+		return nil, fmt.Errorf("metadata exchange: %w", err)
 	}
 	switch got.state {
 	case frameFound:
