@@ -8,33 +8,32 @@ import (
 // ResponseFlags are Envoy's response flags (RESPONSE_FLAGS).
 type ResponseFlags uint64
 
-// The flags that a TCP connection can have; source: Envoy's access log
-// documentation, %RESPONSE_FLAGS%.
+// The flags that a TCP connection can have, in the order in which Envoy prints
+// them; source: Envoy's access log documentation, %RESPONSE_FLAGS%.
 const (
 	NoHealthyUpstream               ResponseFlags = 1 << iota // UH
+	LocalReset                                                // LR
+	UpstreamRemoteReset                                       // UR
 	UpstreamConnectionFailure                                 // UF
 	UpstreamConnectionTermination                             // UC
 	UpstreamOverflow                                          // UO
 	NoRouteFound                                              // NR: no filter chain or no cluster for it
-	UpstreamRetryLimitExceeded                                // URX
-	NoClusterFound                                            // NC
-	DownstreamConnectionTermination                           // DC
 	UnauthorizedExternalService                               // UAEX
-	DurationTimeout                                           // DT
+	DownstreamConnectionTermination                           // DC
+	UpstreamRetryLimitExceeded                                // URX
 	StreamIdleTimeout                                         // SI
+	DurationTimeout                                           // DT
+	NoClusterFound                                            // NC
 	OverloadManager                                           // OM
 	DNSResolutionFailed                                       // DF
-	LocalReset                                                // LR
-	UpstreamRemoteReset                                       // UR
 )
 
-var flagNames = []string{"UH", "UF", "UC", "UO", "NR", "URX", "NC", "DC", "UAEX", "DT", "SI", "OM", "DF", "LR", "UR"}
+var flagNames = []string{"UH", "LR", "UR", "UF", "UC", "UO", "NR", "UAEX", "DC", "URX", "SI", "DT", "NC", "OM", "DF"}
 var flagLongNames = []string{
-	"NoHealthyUpstream", "UpstreamConnectionFailure", "UpstreamConnectionTermination",
-	"UpstreamOverflow", "NoRouteFound", "UpstreamRetryLimitExceeded", "NoClusterFound",
-	"DownstreamConnectionTermination", "UnauthorizedExternalService", "DurationTimeout",
-	"StreamIdleTimeout", "OverloadManagerTerminated", "DnsResolutionFailed", "LocalReset",
-	"UpstreamRemoteReset",
+	"NoHealthyUpstream", "LocalReset", "UpstreamRemoteReset", "UpstreamConnectionFailure",
+	"UpstreamConnectionTermination", "UpstreamOverflow", "NoRouteFound", "UnauthorizedExternalService",
+	"DownstreamConnectionTermination", "UpstreamRetryLimitExceeded", "StreamIdleTimeout", "DurationTimeout",
+	"NoClusterFound", "OverloadManagerTerminated", "DnsResolutionFailed",
 }
 
 // Set adds flags.

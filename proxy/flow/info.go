@@ -63,13 +63,23 @@ type Info struct {
 	// Upstream part, of the last attempt.
 	Route            string
 	UpstreamCluster  string
-	UpstreamHost     Addr // the endpoint; zero if none was chosen
+	// UpstreamClusterStat is the cluster's alt_stat_name, "" if it has none.
+	UpstreamClusterStat string
+	UpstreamHost        Addr // the endpoint; zero if none was chosen
+	// UpstreamHostname is the endpoint's host name, "" if it has none.
+	UpstreamHostname string
 	UpstreamLocal    Addr
 	Upstream         *tlsmux.State // nil for plaintext
 	UpstreamFailure  string        // transport failure reason, "" if none
 	UpstreamAttempts int
 	// UpstreamConnected is when the upstream connection (with TLS) was ready.
 	UpstreamConnected time.Time
+	// UpstreamDial and UpstreamDialed are the begin and the end of the last
+	// connect, without TLS; zero if there was none.
+	UpstreamDial, UpstreamDialed time.Time
+	// ClusterMetadata and UpstreamMetadata are those of the cluster and of the
+	// endpoint, by namespace; nil if none.
+	ClusterMetadata, UpstreamMetadata map[string]*structpb.Struct
 	// TransportSocketMatch is the name of the transport_socket_matches entry
 	// that was chosen, "" if none.
 	TransportSocketMatch string
@@ -85,10 +95,35 @@ type Info struct {
 	// downstream connection, "" if we did not.
 	LocalCloseReason string
 
+	// DownstreamReset and UpstreamReset tell how each side's connection was
+	// reset, if it was (Envoy: detected close type).
+	DownstreamReset, UpstreamReset Reset
+
 	// DynamicMetadata is by namespace (Envoy: dynamicMetadata); nil if none.
 	DynamicMetadata map[string]*structpb.Struct
 	// FilterState is by object name, as text (Envoy: filterState); nil if none.
 	FilterState map[string]string
+}
+
+// Reset is how a TCP connection was reset.
+type Reset uint8
+
+const (
+	NotReset Reset = iota // closed in order
+	ResetByPeer
+	ResetByUs
+)
+
+// String is Envoy's name of the close type.
+func (r Reset) String() string {
+	switch r {
+	case ResetByPeer:
+		return "RemoteReset"
+	case ResetByUs:
+		return "LocalReset"
+	default:
+		return "Normal"
+	}
 }
 
 // SetMetadata puts one value into the dynamic metadata.
