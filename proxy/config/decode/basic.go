@@ -85,6 +85,9 @@ func (d *decoder) address(a *corev3.Address, use addressUse, place at) config.Ad
 		case len(path) > maxPipe || strings.ContainsRune(path, 0):
 			in.in("path").bad("%q is not a socket's path: it has at most %d bytes, none of them 0", shorten(path), maxPipe)
 		}
+		if strings.HasPrefix(path, "@") && v.Pipe.GetMode() != 0 {
+			in.in("mode").bad("0%o: a socket in the abstract namespace has no mode", v.Pipe.GetMode())
+		}
 		return config.Address{Pipe: path, PipeMode: v.Pipe.GetMode()}
 	case *corev3.Address_EnvoyInternalAddress:
 		place.in("envoy_internal_address").bad("is not supported by outrider")
@@ -108,8 +111,8 @@ func (d *decoder) socketAddress(s *corev3.SocketAddress, use addressUse, place a
 	switch {
 	case err == nil:
 		out.AddrPort = netip.AddrPortFrom(ip, p)
-		if out.IPv4Compat && !ip.Is6() {
-			place.in("ipv4_compat").bad("is for IPv6 addresses, which %q is not", s.GetAddress())
+		if out.IPv4Compat && ip != netip.IPv6Unspecified() && !ip.Is4In6() {
+			place.in("ipv4_compat").bad("is for \"::\" and IPv4 addresses in IPv6, which %q is not", s.GetAddress())
 		}
 	case use == ipOrPipeOrName && s.GetAddress() != "":
 		out.Host, out.Port = s.GetAddress(), p

@@ -29,6 +29,9 @@ func (d *decoder) bootstrap(b *bootstrapv3.Bootstrap, place at) *config.Bootstra
 	d.clusters(b, out, static)
 	d.listeners(b, out, static)
 	d.dynamic(b.GetDynamicResources(), out, place.in("dynamic_resources"))
+	if d.sourced && (out.Node.ID == "" || out.Node.Cluster == "") {
+		place.in("node").bad("must have an id and a cluster, for there are resources to ask for (see --service-node, --service-cluster)")
+	}
 	return out
 }
 

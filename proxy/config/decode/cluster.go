@@ -36,14 +36,12 @@ func (d *decoder) cluster(c *clusterv3.Cluster, place at) *config.Cluster {
 	d.discovery(c, out, place)
 	d.loadBalancing(c, out, place)
 	out.CircuitBreakers = d.circuitBreakers(c.GetCircuitBreakers(), place.in("circuit_breakers"))
-	for i, h := range c.GetHealthChecks() {
-		out.HealthChecks = append(out.HealthChecks, d.healthCheck(h, place.item("health_checks", i)))
-	}
 	if o := c.GetOutlierDetection(); o != nil {
 		out.Outlier = d.outlier(o, place.in("outlier_detection"))
 	}
 	d.transportSockets(c, out, place)
 	d.protocolOptions(c, out, place)
+	d.healthChecks(c, out, place)
 	for i, f := range c.GetFilters() {
 		in := place.item("filters", i)
 		one := d.networkFilterOf(f.GetName(), d.open(anyOf(f, in.in("typed_config")), in.in("typed_config")), in.in("typed_config"))

@@ -69,6 +69,7 @@ type decoder struct {
 	opened  map[*anypb.Any]proto.Message // nil for one that is wrong
 	insides []inside                     // of Any, in the order found
 	refs    []reference
+	sourced bool // something comes from elsewhere
 	runtime map[string]string
 	now     time.Time
 	sum     hash.Hash // of what data reads; nil outside content

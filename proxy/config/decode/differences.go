@@ -6,6 +6,11 @@ type difference struct{ about, text string }
 // differences are all that are known. Whoever makes one adds it here.
 var differences = []difference{
 	{"unknown fields", "are refused in dynamic configuration too; Envoy ignores them there unless told not to."},
+	{"keys twice", "in one object are refused, under the proto name and the JSON name too; Envoy takes the last."},
+	{"two listeners of one name", "in a bootstrap are refused; Envoy takes one of them."},
+	{"crl", "with anything else than revocation lists in it is refused; Envoy leaves the rest out, and checks nothing if nothing is left."},
+	{"unknown SDS and EDS clusters", "are refused when the configuration is read; Envoy finds out when it asks them."},
+	{"transport_api_version", "must be V3: AUTO is refused when the configuration is read."},
 	{"unknown clusters", "that a tcp_proxy of the bootstrap names are refused if no cluster can come later; Envoy closes the connections with NC."},
 	{"prefix_len", "longer than its address is refused; Envoy takes the whole address."},
 	{"a listener without a name", "gets its address as its name; Envoy makes a random one."},
@@ -15,7 +20,7 @@ var differences = []difference{
 	{"load_balancing_policy", "the first policy must be one that is implemented; Envoy takes the first that it knows."},
 	{"session_ticket_keys", "are hashed into crypto/tls's keys: tickets are not exchanged with an Envoy that has the same keys."},
 	{"files", "that secrets and resources are read from are seen when they are written in place too; Envoy sees renames only."},
-	{"typed_config in .pb and .pb_text files", "is not read: bootstraps are YAML or JSON."},
+	{"bootstraps", "are YAML or JSON; .pb and .pb_text are not read."},
 	{"network rbac", "decides before the upstream is dialled and before anything is read; Envoy waits for the client's first byte, and by then a server that speaks first has been heard."},
 	{"rbac principals `authenticated`", "match only a client whose certificate was verified; in Envoy one without a certificate is authenticated where no principal_name is asked for, and matches a principal_name of `.*`, and one accepted by ACCEPT_UNTRUSTED has the names that it claims."},
 	{"rbac principals `filter_state`", "that ask for what istio.metadata_exchange sets are refused: the peer's metadata come with its first bytes, after rbac has decided."},

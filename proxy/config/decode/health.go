@@ -16,6 +16,26 @@ import (
 // defaultNoTraffic is HealthCheck.no_traffic_interval (health_check.proto).
 const defaultNoTraffic = 60 * time.Second
 
+// healthChecks are told apart by their names where there are several.
+func (d *decoder) healthChecks(c *clusterv3.Cluster, out *config.Cluster, place at) {
+	names := map[string]bool{}
+	for i, h := range c.GetHealthChecks() {
+		in := place.item("health_checks", i)
+		one := d.healthCheck(h, in)
+		out.HealthChecks = append(out.HealthChecks, one)
+		switch {
+		case len(c.GetHealthChecks()) > 1 && h.GetName() == "":
+			in.in("name").bad("is empty: each of several health checks needs one")
+		case names[h.GetName()]:
+			in.in("name").bad("%q is the name of another health check", h.GetName())
+		}
+		names[h.GetName()] = true
+		if one.GRPC != nil && !out.HTTP2 {
+			in.in("grpc_health_check").bad("needs a cluster that speaks HTTP/2 (explicit_http_config.http2_protocol_options)")
+		}
+	}
+}
+
 func (d *decoder) healthCheck(h *corev3.HealthCheck, place at) *config.HealthCheck {
 	span := func(v *durationpb.Duration, def time.Duration, name string) time.Duration {
 		return duration(v, def, place.in(name))

@@ -16,6 +16,7 @@ const defaultFetchTimeout = 15 * time.Second
 // source is where dynamic resources come from. what names the resources in
 // references to the cluster that serves them.
 func (d *decoder) source(s *corev3.ConfigSource, place at) *certs.Source {
+	d.sourced = true
 	out := &certs.Source{InitialFetchTimeout: duration(s.GetInitialFetchTimeout(), defaultFetchTimeout, place.in("initial_fetch_timeout"))}
 	if v := s.GetResourceApiVersion(); v == corev3.ApiVersion_V2 {
 		place.in("resource_api_version").bad("V2 is not supported: it must be V3")

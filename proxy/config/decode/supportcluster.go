@@ -11,23 +11,22 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.cluster.v3.Cluster": {
 		works: "transport_socket_matches name alt_stat_name type eds_cluster_config connect_timeout " +
 			"per_connection_buffer_limit_bytes lb_policy load_assignment health_checks circuit_breakers " +
-			"http2_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate " +
+			"http2_protocol_options upstream_http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate " +
 			"respect_dns_ttl dns_lookup_family outlier_detection upstream_bind_config ring_hash_lb_config " +
 			"maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config " +
 			"transport_socket metadata upstream_connection_options close_connections_on_host_health_failure " +
 			"ignore_health_on_host_removal filters load_balancing_policy",
 		ignored: map[string]string{
-			"stats_matcher":                  telemetry,
-			"max_requests_per_connection":    forHTTP,
-			"upstream_http_protocol_options": forHTTP,
-			"common_http_protocol_options":   forHTTP,
-			"http_protocol_options":          forHTTP,
-			"protocol_selection":             forHTTP,
-			"track_timeout_budgets":          telemetry,
-			"track_cluster_stats":            telemetry,
-			"lrs_report_endpoint_metrics":    telemetry,
-			"wait_for_warm_on_init":          "a cluster is used as soon as it has endpoints",
-			"cleanup_interval":               "hosts of ORIGINAL_DST clusters go with their last connection",
+			"stats_matcher":                telemetry,
+			"max_requests_per_connection":  forHTTP,
+			"common_http_protocol_options": forHTTP,
+			"http_protocol_options":        forHTTP,
+			"protocol_selection":           forHTTP,
+			"track_timeout_budgets":        telemetry,
+			"track_cluster_stats":          telemetry,
+			"lrs_report_endpoint_metrics":  telemetry,
+			"wait_for_warm_on_init":        "a cluster is used as soon as it has endpoints",
+			"cleanup_interval":             "hosts of ORIGINAL_DST clusters go with their last connection",
 		},
 		refused: map[string]string{
 			"transport_socket_matcher":                  "use transport_socket_matches",
@@ -148,13 +147,16 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink": {works: "event_log_path"},
 
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-		works: "explicit_http_config",
+		works: "explicit_http_config upstream_http_protocol_options",
 		ignored: map[string]string{
 			"common_http_protocol_options":   forHTTP,
-			"upstream_http_protocol_options": forHTTP,
 			"use_downstream_protocol_config": forHTTP,
 			"auto_config":                    forHTTP,
 		},
+	},
+	"envoy.config.core.v3.UpstreamHttpProtocolOptions": {
+		ignored: map[string]string{"auto_sni": forHTTP, "override_auto_sni_header": forHTTP},
+		refused: map[string]string{"auto_san_validation": "name what is expected in match_typed_subject_alt_names"},
 	},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": {
 		works:   "http2_protocol_options",

@@ -310,8 +310,11 @@ func (n *node) show() string {
 	return n.kind.String()
 }
 
-// shorten keeps an error text readable.
+// shorten keeps an error text readable, and keys out of it.
 func shorten(s string) string {
+	if strings.Contains(s, "PRIVATE KEY") {
+		return "(a private key)"
+	}
 	if len(s) > 100 {
 		return strings.ToValidUTF8(s[:100], "") + "..."
 	}

@@ -190,7 +190,11 @@ func binary(n *node, place at) (protoreflect.Value, bool) {
 			return protoreflect.ValueOfBytes(b), true
 		}
 	}
-	place.bad("%s is not base64", n.show())
+	if n.kind == isString { // perhaps a key: not shown
+		place.bad("%d characters are not base64", len(n.text))
+	} else {
+		place.bad("%s is not base64", n.show())
+	}
 	return protoreflect.Value{}, false
 }
 
