@@ -76,8 +76,8 @@ func TestEndOfAcceptingLeavesConnectionsAlone(t *testing.T) {
 
 func TestConnectionsOverALimitAreClosedAndCounted(t *testing.T) {
 	for name, c := range map[string]struct {
-		limit, global     *Limit
-		overflow, global2 uint64
+		limit, global      *Limit
+		overflow, globally uint64
 	}{
 		"listener": {NewLimit(1), nil, 2, 0},
 		"global":   {nil, NewLimit(1), 0, 2},
@@ -99,8 +99,8 @@ func TestConnectionsOverALimitAreClosedAndCounted(t *testing.T) {
 					t.Errorf("one too many got %d bytes, %v", n, err)
 				}
 			}
-			if o, g := a.Stats.Overflow.Value(), a.Stats.GlobalOverflow.Value(); o != c.overflow || g != c.global2 {
-				t.Errorf("counted %d and %d, want %d and %d", o, g, c.overflow, c.global2)
+			if o, g := a.Stats.Overflow.Value(), a.Stats.GlobalOverflow.Value(); o != c.overflow || g != c.globally {
+				t.Errorf("counted %d and %d, want %d and %d", o, g, c.overflow, c.globally)
 			}
 			close(release)
 			until(t, "the places are given back", func() bool { return c.limit.Active()+c.global.Active() == 0 })
@@ -209,8 +209,8 @@ func shortOfDescriptors() {
 	go func() {
 		in := bufio.NewScanner(os.Stdin)
 		fmt.Println(ln.Addr())
-		for a.Stats.Errors.Value() < 3 {
-			time.Sleep(time.Millisecond)
+		for tick := time.NewTicker(time.Millisecond); a.Stats.Errors.Value() < 3; {
+			<-tick.C
 		}
 		fmt.Println("short")
 		in.Scan()
