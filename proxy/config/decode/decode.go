@@ -42,12 +42,10 @@ type Options struct {
 	// ServiceNode, ServiceCluster and ServiceZone replace node.id,
 	// node.cluster and node.locality.zone if not "".
 	ServiceNode, ServiceCluster, ServiceZone string
-	// AllowUnknownStatic makes unknown fields of the bootstrap warnings
+	// AllowUnknownStatic makes unknown fields of the bootstrap Warnings
 	// (Envoy: --allow-unknown-static-fields). Known fields that outrider does
 	// not implement stay errors.
 	AllowUnknownStatic bool
-	// Warn is told of what is accepted with a warning; nil drops it.
-	Warn func(FieldError)
 	// Static is the bootstrap that dynamic resources refer to: clusters that
 	// serve secrets or endpoints, secrets without a source, and the runtime.
 	// nil leaves these references unchecked.
@@ -61,10 +59,11 @@ type Options struct {
 
 // decoder is one decoding: what was found, and what was opened on the way.
 type decoder struct {
-	opts  Options
-	types types
-	found Errors // of the current phase
-	errs  Errors // of the phases before
+	opts     Options
+	types    types
+	found    Errors // of the current phase
+	errs     Errors // of the phases before
+	warnings []string
 
 	opened  map[*anypb.Any]proto.Message // nil for one that is wrong
 	insides []inside                     // of Any, in the order found
@@ -131,6 +130,7 @@ func Bootstrap(data []byte, opts Options) (*config.Bootstrap, error) {
 	out := d.bootstrap(b, root)
 	d.settle()
 	d.checkReferences(out)
+	out.Warnings = d.warnings
 	if err := d.result(); err != nil {
 		return nil, err
 	}

@@ -67,6 +67,11 @@ func (a at) bad(format string, args ...any) {
 	a.d.found = append(a.d.found, &FieldError{Path: a.path, Msg: fmt.Sprintf(format, args...)})
 }
 
+// warn reports what is accepted with a remark.
+func (d *decoder) warn(place at, msg string) {
+	d.warnings = append(d.warnings, (&FieldError{Path: place.path, Msg: msg}).Error())
+}
+
 func join(path, name string) string {
 	switch {
 	case path == "":

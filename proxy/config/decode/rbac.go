@@ -15,6 +15,9 @@ func (d *decoder) rbac(c *rbacfilterv3.RBAC, place at) *config.RBAC {
 		Continuous:       c.GetEnforcementType() == rbacfilterv3.RBAC_CONTINUOUS,
 		DelayDeny:        duration(c.GetDelayDeny(), 0, place.in("delay_deny")),
 	}
+	if out.Continuous {
+		place.in("enforcement_type").bad("CONTINUOUS is not supported by outrider: a connection is judged once")
+	}
 	if c.GetRules() != nil {
 		out.Rules = d.rbacRules(c.GetRules(), place.in("rules"))
 	}

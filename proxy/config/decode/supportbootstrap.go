@@ -7,6 +7,7 @@ const (
 	telemetry    = "changes what is counted or how it is shown, not traffic"
 	informative  = "is for people and for other filters; it stays in /config_dump"
 	noWorkers    = "is about Envoy's worker threads, which outrider has not"
+	fixedBuffers = "a connection holds little, and nothing while it is idle"
 	serverTuning = "tunes Envoy's process, not traffic"
 )
 

@@ -10,7 +10,7 @@ const forHTTP = "is for HTTP connections to the cluster, which only configuratio
 var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.cluster.v3.Cluster": {
 		works: "transport_socket_matches name alt_stat_name type eds_cluster_config connect_timeout " +
-			"per_connection_buffer_limit_bytes lb_policy load_assignment health_checks circuit_breakers " +
+			"lb_policy load_assignment health_checks circuit_breakers " +
 			"http2_protocol_options upstream_http_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate " +
 			"respect_dns_ttl dns_lookup_family outlier_detection upstream_bind_config ring_hash_lb_config " +
 			"maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config " +
@@ -51,8 +51,11 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig": {
 		works: "healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config ignore_new_hosts_until_first_hc " +
-			"close_connections_on_host_set_change consistent_hashing_lb_config override_host_status",
-		ignored: map[string]string{"update_merge_window": "updates are taken as they come"},
+			"consistent_hashing_lb_config",
+		ignored: map[string]string{
+			"update_merge_window":  "updates are taken as they come",
+			"override_host_status": "is for sticky sessions of HTTP",
+		},
 	},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig": {
 		works: "fail_traffic_on_panic",
@@ -63,7 +66,6 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig":  {},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig": {works: "use_hostname_for_hashing hash_balance_factor"},
-	"envoy.config.core.v3.HealthStatusSet":                                     {works: "statuses"},
 	"envoy.config.cluster.v3.Cluster.RefreshRate":                              {works: "base_interval max_interval"},
 	"envoy.config.cluster.v3.UpstreamConnectionOptions": {
 		works:   "tcp_keepalive",
@@ -74,8 +76,11 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.cluster.v3.LoadBalancingPolicy.Policy": {works: "typed_extension_config"},
 	"envoy.config.cluster.v3.CircuitBreakers":            {works: "thresholds per_host_thresholds"},
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": {
-		works:   "priority max_connections max_pending_requests max_requests max_retries track_remaining max_connection_pools",
-		ignored: map[string]string{"retry_budget": "is for HTTP retries"},
+		works: "priority max_connections max_pending_requests max_requests max_retries track_remaining",
+		ignored: map[string]string{
+			"retry_budget":         "is for HTTP retries",
+			"max_connection_pools": "there are no pools: every connection has one of its own upstream",
+		},
 	},
 	"envoy.config.cluster.v3.OutlierDetection": {
 		works: "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate " +

@@ -37,7 +37,10 @@ var filterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit": {
 		works: "stat_prefix max_connections delay",
 	},
-	metadataExchangeType: {works: "protocol enable_discovery additional_labels"},
+	metadataExchangeType: {
+		works:   "protocol additional_labels",
+		ignored: map[string]string{"enable_discovery": "finds the metadata of peers that do not exchange them, for telemetry"},
+	},
 
 	"envoy.extensions.filters.network.rbac.v3.RBAC": {
 		works: "rules shadow_rules shadow_rules_stat_prefix stat_prefix enforcement_type delay_deny",

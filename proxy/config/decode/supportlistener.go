@@ -7,15 +7,17 @@ import "google.golang.org/protobuf/reflect/protoreflect"
 var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.config.listener.v3.Listener": {
 		works: "name address additional_addresses stat_prefix filter_chains use_original_dst default_filter_chain " +
-			"per_connection_buffer_limit_bytes deprecated_v1 drain_type listener_filters listener_filters_timeout " +
+			"deprecated_v1 listener_filters listener_filters_timeout " +
 			"continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction " +
 			"enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive",
 		ignored: map[string]string{
-			"metadata":                   informative,
-			"stats_matcher":              telemetry,
-			"reuse_port":                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
-			"connection_balance_config":  noWorkers,
-			"tcp_fast_open_queue_length": "saves a round trip where both sides can; connections work without",
+			"metadata":                                   informative,
+			"stats_matcher":                              telemetry,
+			"per_connection_buffer_limit_bytes":          fixedBuffers,
+			"drain_type":                                 "says when HTTP connections are told to go; TCP connections have the drain time in any case",
+			"reuse_port":                                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
+			"connection_balance_config":                  noWorkers,
+			"tcp_fast_open_queue_length":                 "saves a round trip where both sides can; connections work without",
 			"max_connections_to_accept_per_socket_event": noWorkers,
 		},
 		refused: map[string]string{
@@ -56,7 +58,8 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":     {},
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": {},
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": {
-		works:       "initial_read_buffer_size close_connection_on_client_hello_parsing_errors max_client_hello_size",
+		ignored:     map[string]string{"initial_read_buffer_size": "changes how often the socket is looked at, not what is found"},
+		works:       "close_connection_on_client_hello_parsing_errors max_client_hello_size",
 		unlessFalse: "enable_ja3_fingerprinting enable_ja4_fingerprinting",
 	},
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": {
@@ -90,8 +93,7 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": {works: "log_format"},
 	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog": {works: "log_format"},
 	"envoy.config.core.v3.SubstitutionFormatString": {
-		works:   "text_format json_format text_format_source omit_empty_values json_format_options",
-		ignored: map[string]string{"content_type": "is for HTTP bodies"},
+		works:   "text_format json_format text_format_source omit_empty_values",
+		ignored: map[string]string{"content_type": "is for HTTP bodies", "json_format_options": "JSON is always written in the order of its keys"},
 	},
-	"envoy.config.core.v3.JsonFormatOptions": {works: "sort_properties"},
 }

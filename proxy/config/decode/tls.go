@@ -128,9 +128,3 @@ func (d *decoder) secretRef(s *tlsv3.SdsSecretConfig, place at) *certs.Ref {
 	out.Source = d.source(s.GetSdsConfig(), place.in("sds_config"))
 	return out
 }
-
-func (d *decoder) warn(place at, msg string) {
-	if d.opts.Warn != nil {
-		d.opts.Warn(FieldError{Path: place.path, Msg: msg})
-	}
-}

@@ -68,9 +68,7 @@ func claim(set map[protoreflect.Name]string, fd protoreflect.FieldDescriptor, pl
 func (d *decoder) unknownField(place at, in protoreflect.MessageDescriptor) {
 	msg := fmt.Sprintf("is not a field of %s", in.FullName())
 	if d.opts.AllowUnknownStatic {
-		if d.opts.Warn != nil {
-			d.opts.Warn(FieldError{Path: place.path, Msg: msg})
-		}
+		d.warn(place, msg)
 		return
 	}
 	place.bad("%s", msg)
@@ -115,7 +113,7 @@ func (d *decoder) fillList(list protoreflect.List, fd protoreflect.FieldDescript
 		}
 		v, ok := scalar(fd, item, in)
 		if !ok {
-			v = fd.Default() // keeps the indices of what follows
+			v = list.NewElement() // keeps the indices of what follows
 		}
 		list.Append(v)
 	}
