@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -50,12 +51,11 @@ func endpoints(addresses ...string) *config.Assignment {
 // fixedRand counts up: random choices that are the same at every run.
 func fixedRand() func() uint64 {
 	var mu sync.Mutex
-	state := uint64(1)
+	source := rand.NewPCG(1, 2)
 	return func() uint64 {
 		mu.Lock()
 		defer mu.Unlock()
-		state = state*6364136223846793005 + 1442695040888963407
-		return state >> 11
+		return source.Uint64()
 	}
 }
 

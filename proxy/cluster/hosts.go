@@ -80,7 +80,17 @@ func (c *Cluster) setHosts(list []wanted, terms assignmentTerms) bool {
 		c.members.change.Inc()
 	}
 	c.rebuild()
+	for _, h := range hosts {
+		c.closeIfUnhealthy(h)
+	}
 	return changed
+}
+
+// closeIfUnhealthy is close_connections_on_host_health_failure.
+func (c *Cluster) closeIfUnhealthy(h *Host) {
+	if c.cfg.CloseOnHealthFailure && h.Health() == UnhealthyHost {
+		h.conns.closeAll()
+	}
 }
 
 // outlivesRemoval says that a host, though discovery has dropped it, is used
@@ -112,9 +122,7 @@ func (c *Cluster) healthChanged(h *Host) {
 		c.drop(h)
 	}
 	c.rebuild()
-	if c.cfg.CloseOnHealthFailure && h.Health() == UnhealthyHost {
-		h.conns.closeAll()
-	}
+	c.closeIfUnhealthy(h)
 }
 
 // drop forgets h. It needs mu.
