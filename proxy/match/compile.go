@@ -19,7 +19,7 @@ const maxCombinations = 1 << 20
 // Compile makes the table of a listener's chains; def may be nil. Two chains
 // that the same connection would meet at the same precedence are refused, as
 // by Envoy; every such chain is reported, by index and name, with the first
-// that it overlaps.
+// that it overlaps. So is a chain that overlaps itself.
 func Compile(chains []*config.FilterChain, def *config.FilterChain) (*Table, error) {
 	t := &Table{root: &node{}, def: def, chains: chains}
 	var errs []error
@@ -28,6 +28,11 @@ func Compile(chains []*config.FilterChain, def *config.FilterChain) (*Table, err
 		if leaves += combinations(&c.Match, maxCombinations); leaves > maxCombinations {
 			errs = append(errs, fmt.Errorf("%s: with it the filter chains have more than %d combinations of criteria", t.describe(i), maxCombinations))
 			break
+		}
+		if repeated := repeated(&c.Match); repeated != "" {
+			errs = append(errs, fmt.Errorf("%s: multiple filter chains with overlapping matching rules are defined: it names %s twice",
+				t.describe(i), repeated))
+			continue
 		}
 		if other := t.root.insert(byPort, c); other != nil {
 			first := slices.Index(chains, other)
@@ -50,6 +55,22 @@ func combinations(m *config.FilterChainMatch, limit int) int {
 		}
 	}
 	return n
+}
+
+// repeated is the criterion and value that m names twice, "" if there is none.
+// Prefixes that differ in host bits are the same.
+func repeated(m *config.FilterChainMatch) string {
+	for l := byPort; l < levels; l++ {
+		all := branches(l, m)
+		seen := make(map[branch]bool, len(all))
+		for _, b := range all {
+			if seen[b] {
+				return levelNames[l] + " " + b.String()
+			}
+			seen[b] = true
+		}
+	}
+	return ""
 }
 
 // insert adds c below n, on every branch of level l that its match names. It
@@ -77,15 +98,12 @@ func (t *Table) describe(i int) string {
 	return fmt.Sprintf("filter_chains[%d]", i)
 }
 
-// branches are what m says about level l, without repetition; the open branch
-// if it says nothing.
+// branches are what m says about level l; the open branch if it says nothing.
 func branches(l level, m *config.FilterChainMatch) []branch {
 	var out []branch
 	add := func(b branch) {
 		b.set = true
-		if !slices.Contains(out, b) {
-			out = append(out, b)
-		}
+		out = append(out, b)
 	}
 	switch l {
 	case byPort:

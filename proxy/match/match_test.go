@@ -171,6 +171,21 @@ func TestCompileRefusesOverlappingChains(t *testing.T) {
 	}
 }
 
+func TestCompileRefusesAChainThatOverlapsItself(t *testing.T) {
+	for want, m := range map[string]config.FilterChainMatch{
+		"prefix_ranges 10.0.0.0/8":               {Prefixes: prefixes("10.0.0.0/8", "10.9.0.0/8")},
+		"server_names *.a":                       {ServerNames: []string{"*.a", "b", "*.a"}},
+		"application_protocols h2":               {ApplicationProtocols: []string{"h2", "h2"}},
+		"direct_source_prefix_ranges 10.0.0.0/8": {DirectSourcePrefixes: prefixes("10.0.0.0/8", "10.9.0.0/8")},
+		"source_prefix_ranges 10.0.0.0/8":        {SourcePrefixes: prefixes("10.0.0.0/8", "10.9.0.0/8")},
+		"source_ports 7":                         {SourcePorts: []uint16{7, 8, 7}},
+	} {
+		if _, err := Compile([]*config.FilterChain{chain("a", m)}, nil); err == nil || !strings.Contains(err.Error(), `filter_chains[0] "a"`) || !strings.Contains(err.Error(), want+" twice") {
+			t.Errorf("Compile = %v, want a refusal of %s", err, want)
+		}
+	}
+}
+
 func TestCompileRefusesMoreCombinationsThanMemoryHolds(t *testing.T) {
 	var m config.FilterChainMatch
 	for i := range 200 {
