@@ -11,7 +11,6 @@ import (
 
 	"outrider/proxy/filter"
 	"outrider/proxy/flow"
-	"outrider/proxy/listener"
 	"outrider/proxy/match"
 	"outrider/proxy/relay"
 )
@@ -24,7 +23,7 @@ import (
 func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) error {
 	snap := l.current()
 	info.Listener = snap.cfg.Name
-	if err := l.inspect(ctx, snap, c, info); err != nil {
+	if err := snap.filters.Run(ctx, c, info); err != nil {
 		return flow.End(flow.StageListenerFilter, 0, err)
 	}
 	if next := l.handOff(snap, info); next != nil {
@@ -47,18 +46,6 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) e
 		return flow.End(flow.StageTLS, 0, err)
 	}
 	return chain.filters.Serve(chain.ctx, &filter.Conn{Conn: side, Info: info})
-}
-
-// inspect runs the listener filters.
-func (l *liveListener) inspect(ctx context.Context, snap *snapshot, c net.Conn, info *flow.Info) error {
-	l.stats.preActive.Inc()
-	leave := l.server.waiting.Enter(c)
-	err := snap.filters.Run(ctx, c, info)
-	l.stats.preActive.Dec()
-	if leave() {
-		return listener.ErrShed
-	}
-	return err
 }
 
 // handOff is the listener that a restored destination belongs to
@@ -134,10 +121,10 @@ func (ch *liveChain) accept(c net.Conn, info *flow.Info, st *listenerStats) (rel
 
 // handle is what the accept loop calls: it owns the connection, and a panic in
 // here ends this connection alone.
-func (l *liveListener) handle(c net.Conn) {
+func (l *liveListener) handle(ctx context.Context, c net.Conn) {
 	info := l.server.newInfo(c)
 	defer l.stats.open()()
-	err := l.guarded(l.server.serving, c, info)
+	err := l.guarded(ctx, c, info)
 	c.Close()
 	info.End = time.Now()
 	l.finish(info, err)

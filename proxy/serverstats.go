@@ -145,11 +145,10 @@ type listenerStats struct {
 	server *serverStats
 
 	total, destroy, noFilterChainMatch, overflow, socketTimeout *stats.Counter
-	active, preActive                                           *stats.Gauge
+	active                                                      *stats.Gauge
 	length                                                      *stats.Histogram
 	tls                                                         *stats.TLS
 	accept                                                      *listener.AcceptStats
-	filters                                                     *listener.FilterStats
 }
 
 func (s *Server) listenerStats(cfg *config.Listener) *listenerStats {
@@ -163,10 +162,10 @@ func (s *Server) listenerStats(cfg *config.Listener) *listenerStats {
 		total: scope.Counter("downstream_cx_total"), destroy: scope.Counter("downstream_cx_destroy"),
 		noFilterChainMatch: scope.Counter("no_filter_chain_match"), overflow: scope.Counter("downstream_cx_overflow"),
 		socketTimeout: scope.Counter("downstream_cx_transport_socket_connect_timeout"),
-		active:        scope.Gauge("downstream_cx_active"), preActive: scope.Gauge("downstream_pre_cx_active"),
-		length: scope.Histogram("downstream_cx_length_ms"),
-		tls:    stats.NewTLS(scope),
-		accept: listener.NewAcceptStats(scope), filters: listener.NewFilterStats(scope),
+		active:        scope.Gauge("downstream_cx_active"),
+		length:        scope.Histogram("downstream_cx_length_ms"),
+		tls:           stats.NewTLS(scope),
+		accept:        listener.NewAcceptStats(scope),
 	}
 }
 

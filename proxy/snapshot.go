@@ -45,7 +45,7 @@ type liveChain struct {
 func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats, version string) (*snapshot, error) {
 	snap := &snapshot{cfg: cfg, version: version, updated: time.Now(), chains: map[*config.FilterChain]*liveChain{}}
 	var err error
-	if snap.filters, err = listener.Compile(cfg, st.filters); err != nil {
+	if snap.filters, err = listener.Compile(cfg, listener.Deps{Stats: s.registry, Listener: st.scope, Waiting: s.waiting}); err != nil {
 		return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)
 	}
 	if snap.table, err = match.Compile(cfg.Chains, cfg.DefaultChain); err != nil {

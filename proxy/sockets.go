@@ -43,11 +43,11 @@ func (l *liveListener) startAccepting(ls *listeners) {
 	ctx, stop := context.WithCancel(l.server.accepting)
 	l.stop = stop
 	for _, socket := range l.sockets {
-		acceptor := &listener.Acceptor{Limit: l.limit, Stats: l.stats.accept, Log: l.server.log, Handle: l.handle}
+		acceptor := &listener.Acceptor{Limit: l.limit, Stats: l.stats.accept, Log: l.server.log}
 		if !l.current().cfg.IgnoreGlobalConnLimit {
 			acceptor.Global = l.server.globalLimit
 		}
-		ls.wait.Go(func() { acceptor.Serve(ctx, socket) })
+		ls.wait.Go(func() { acceptor.Serve(ctx, l.server.serving, socket, l.handle) })
 	}
 }
 
