@@ -61,8 +61,8 @@ type Info struct {
 	HandshakeDone     time.Time // zero without TLS
 
 	// Upstream part, of the last attempt.
-	Route            string
-	UpstreamCluster  string
+	Route           string
+	UpstreamCluster string
 	// UpstreamClusterStat is the cluster's alt_stat_name, "" if it has none.
 	UpstreamClusterStat string
 	UpstreamHost        Addr // the endpoint; zero if none was chosen
