@@ -47,9 +47,7 @@ func (d *decoder) secrets(b *bootstrapv3.Bootstrap, out *config.Bootstrap, place
 		}
 		seen[s.GetName()] = true
 		secret := d.secret(s, "static", in)
-		if secret.Validation != nil {
-			d.demandRoots(secret.Validation, in.in("validation_context"))
-		}
+		d.statics[secret.Name] = secret
 		out.Secrets = append(out.Secrets, secret)
 	}
 }

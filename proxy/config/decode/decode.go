@@ -68,7 +68,10 @@ type decoder struct {
 	opened  map[*anypb.Any]proto.Message // nil for one that is wrong
 	insides []inside                     // of Any, in the order found
 	refs    []reference
-	sourced bool // something comes from elsewhere
+	sourced bool                     // something comes from elsewhere
+	statics map[string]*certs.Secret // of this bootstrap, by name
+	depth   int                      // of the message that is vetted
+	tooDeep bool
 	runtime map[string]string
 	now     time.Time
 	sum     hash.Hash // of what data reads; nil outside content
@@ -87,7 +90,7 @@ func newDecoder(opts Options) *decoder {
 	if opts.Getenv == nil {
 		opts.Getenv = os.LookupEnv
 	}
-	d := &decoder{opts: opts, types: newTypes(), opened: map[*anypb.Any]proto.Message{}, now: time.Now()}
+	d := &decoder{opts: opts, types: newTypes(), opened: map[*anypb.Any]proto.Message{}, statics: map[string]*certs.Secret{}, now: time.Now()}
 	if opts.Static != nil {
 		d.runtime = flattened(opts.Static.Runtime)
 	}
@@ -126,7 +129,9 @@ func Bootstrap(data []byte, opts Options) (*config.Bootstrap, error) {
 		proto.Merge(b, over)
 	}
 	d.applyFlags(b)
-	d.check(b, root)
+	if !d.check(b, root) {
+		return nil, d.result()
+	}
 	out := d.bootstrap(b, root)
 	d.settle()
 	d.checkReferences(out)
@@ -162,23 +167,30 @@ func (d *decoder) applyFlags(b *bootstrapv3.Bootstrap) {
 	}
 }
 
-// check runs the phases that look at messages alone.
-func (d *decoder) check(m proto.Message, place at) {
+// check runs the phases that look at messages alone. It reports whether the
+// message may be looked at further: one that is nested too deep may not.
+func (d *decoder) check(m proto.Message, place at) bool {
 	d.settle()
 	d.vet(m.ProtoReflect(), place)
 	d.settle()
+	if d.tooDeep {
+		return false
+	}
 	d.validate(m, place)
 	for _, in := range d.insides {
 		d.validate(in.message, in.place)
 	}
 	d.settle()
+	return true
 }
 
 // Listener decodes one listener that arrived by itself. Paths in the error,
 // which is Errors, begin at the listener.
 func Listener(l *listenerv3.Listener, opts Options) (*config.Listener, error) {
 	d := newDecoder(opts.dynamic())
-	d.check(l, at{d: d})
+	if !d.check(l, at{d: d}) {
+		return nil, d.result()
+	}
 	out := d.listener(l, at{d: d})
 	return out, d.finish()
 }
@@ -187,7 +199,9 @@ func Listener(l *listenerv3.Listener, opts Options) (*config.Listener, error) {
 // is Errors, begin at the cluster.
 func Cluster(c *clusterv3.Cluster, opts Options) (*config.Cluster, error) {
 	d := newDecoder(opts.dynamic())
-	d.check(c, at{d: d})
+	if !d.check(c, at{d: d}) {
+		return nil, d.result()
+	}
 	out := d.cluster(c, at{d: d})
 	return out, d.finish()
 }
@@ -195,7 +209,9 @@ func Cluster(c *clusterv3.Cluster, opts Options) (*config.Cluster, error) {
 // Assignment decodes the endpoints of one cluster. The error is Errors.
 func Assignment(a *endpointv3.ClusterLoadAssignment, opts Options) (*config.Assignment, error) {
 	d := newDecoder(opts.dynamic())
-	d.check(a, at{d: d})
+	if !d.check(a, at{d: d}) {
+		return nil, d.result()
+	}
 	out := d.assignment(a, at{d: d}, false)
 	return out, d.finish()
 }
@@ -204,7 +220,9 @@ func Assignment(a *endpointv3.ClusterLoadAssignment, opts Options) (*config.Assi
 // came from; version "" takes a digest of the content. The error is Errors.
 func Secret(s *tlsv3.Secret, from, version string, opts Options) (*certs.Secret, error) {
 	d := newDecoder(opts.dynamic())
-	d.check(s, at{d: d})
+	if !d.check(s, at{d: d}) {
+		return nil, d.result()
+	}
 	out := d.secret(s, from, at{d: d})
 	out.Version = cmp.Or(version, out.Version)
 	return out, d.finish()

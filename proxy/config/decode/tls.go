@@ -25,7 +25,7 @@ func (d *decoder) serverTLS(c *tlsv3.DownstreamTlsContext, place at) *tlsmux.Ser
 		in := place.in("session_ticket_keys")
 		out.TicketKeys = &certs.Ref{Inline: d.content(v.SessionTicketKeys, func(s *certs.Secret) { s.TicketKeys = d.ticketKeys(v.SessionTicketKeys, in) })}
 	case *tlsv3.DownstreamTlsContext_SessionTicketKeysSdsSecretConfig:
-		out.TicketKeys = d.secretRef(v.SessionTicketKeysSdsSecretConfig, place.in("session_ticket_keys_sds_secret_config"))
+		out.TicketKeys = d.secretRef(v.SessionTicketKeysSdsSecretConfig, sessionTicketKeys, place.in("session_ticket_keys_sds_secret_config"))
 	}
 	common := c.GetCommonTlsContext()
 	in := place.in("common_tls_context")
@@ -81,7 +81,7 @@ func (d *decoder) commonTLS(c *tlsv3.CommonTlsContext, place at) tlsmux.CommonCo
 		out.Certificates = append(out.Certificates, certs.Ref{Inline: s})
 	}
 	for i, s := range c.GetTlsCertificateSdsSecretConfigs() {
-		out.Certificates = append(out.Certificates, *d.secretRef(s, place.item("tls_certificate_sds_secret_configs", i)))
+		out.Certificates = append(out.Certificates, *d.secretRef(s, tlsCertificate, place.item("tls_certificate_sds_secret_configs", i)))
 	}
 	if len(c.GetTlsCertificates()) > 0 && len(c.GetTlsCertificateSdsSecretConfigs()) > 0 {
 		place.in("tls_certificate_sds_secret_configs").bad("cannot be set together with tls_certificates")
@@ -98,11 +98,24 @@ func (d *decoder) validationContext(c *tlsv3.CommonTlsContext, out *tlsmux.Commo
 		out.Validation = d.validation(v.ValidationContext, in)
 		d.demandRoots(out.Validation, in)
 	case *tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig:
-		out.ValidationRef = d.secretRef(v.ValidationContextSdsSecretConfig, place.in("validation_context_sds_secret_config"))
+		out.ValidationRef = d.secretRef(v.ValidationContextSdsSecretConfig, validationContext, place.in("validation_context_sds_secret_config"))
+		d.demandMergedRoots(nil, out.ValidationRef, place.in("validation_context_sds_secret_config"))
 	case *tlsv3.CommonTlsContext_CombinedValidationContext:
 		in := place.in("combined_validation_context")
 		out.Validation = d.validation(v.CombinedValidationContext.GetDefaultValidationContext(), in.in("default_validation_context"))
-		out.ValidationRef = d.secretRef(v.CombinedValidationContext.GetValidationContextSdsSecretConfig(), in.in("validation_context_sds_secret_config"))
+		out.ValidationRef = d.secretRef(v.CombinedValidationContext.GetValidationContextSdsSecretConfig(), validationContext, in.in("validation_context_sds_secret_config"))
+		d.demandMergedRoots(out.Validation, out.ValidationRef, in)
+	}
+}
+
+// demandMergedRoots is demandRoots for a context with a static secret over it.
+// What comes by SDS is merged, and judged, when it is there.
+func (d *decoder) demandMergedRoots(v *certs.Validation, ref *certs.Ref, place at) {
+	if ref.Source != nil {
+		return
+	}
+	if s := d.static(ref.Name); s != nil && s.Validation != nil {
+		d.demandRoots(v.Merge(s.Validation), place)
 	}
 }
 
@@ -118,13 +131,49 @@ func (d *decoder) demandRoots(v *certs.Validation, place at) {
 	}
 }
 
+// secretKind is what a secret must hold where it is used, by its field's name.
+type secretKind string
+
+const (
+	tlsCertificate    secretKind = "tls_certificate"
+	validationContext secretKind = "validation_context"
+	sessionTicketKeys secretKind = "session_ticket_keys"
+)
+
 // secretRef is a secret by name.
-func (d *decoder) secretRef(s *tlsv3.SdsSecretConfig, place at) *certs.Ref {
+func (d *decoder) secretRef(s *tlsv3.SdsSecretConfig, kind secretKind, place at) *certs.Ref {
 	out := &certs.Ref{Name: s.GetName()}
-	if s.GetSdsConfig() == nil {
-		d.refer(toSecret, out.Name, place.in("name"))
+	if s.GetSdsConfig() != nil {
+		out.Source = d.source(s.GetSdsConfig(), place.in("sds_config"))
 		return out
 	}
-	out.Source = d.source(s.GetSdsConfig(), place.in("sds_config"))
+	d.refer(toSecret, out.Name, place.in("name"))
+	if secret := d.static(out.Name); secret != nil && kindOf(secret) != kind {
+		place.in("name").bad("%q is a secret with %s, not with %s", out.Name, kindOf(secret), kind)
+	}
 	return out
+}
+
+// static is the static secret of that name, nil if there is none.
+func (d *decoder) static(name string) *certs.Secret {
+	if s := d.statics[name]; s != nil || d.opts.Static == nil {
+		return s
+	}
+	for _, s := range d.opts.Static.Secrets {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+func kindOf(s *certs.Secret) secretKind {
+	switch s.Source.(*tlsv3.Secret).GetType().(type) {
+	case *tlsv3.Secret_TlsCertificate:
+		return tlsCertificate
+	case *tlsv3.Secret_ValidationContext:
+		return validationContext
+	default:
+		return sessionTicketKeys
+	}
 }

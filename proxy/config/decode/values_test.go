@@ -345,6 +345,34 @@ func TestDynamicReferencesAreCheckedAgainstTheBootstrap(t *testing.T) {
 	}
 }
 
+func TestMessagesNestedWithoutEndAreRefused(t *testing.T) {
+	static := load(t, "sidecar.yaml")
+	l := proto.Clone(static.Listeners[0].Source).(*listenerv3.Listener)
+	for range 5000 {
+		l.ListenerFilters[1].FilterDisabled = &listenerv3.ListenerFilterChainMatchPredicate{Rule: &listenerv3.ListenerFilterChainMatchPredicate_NotMatch{NotMatch: l.ListenerFilters[1].FilterDisabled}}
+	}
+	if _, err := Listener(l, Options{}); err == nil || !strings.HasSuffix(err.Error(), "is nested deeper than 100 messages") {
+		t.Errorf("got %.300v", err)
+	}
+}
+
+func TestAStaticSecretMustHoldWhatItIsUsedFor(t *testing.T) {
+	text, err := os.ReadFile("testdata/secrets.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for change, want := range map[[2]string]string{
+		{`[{"name": "own"}]`, `[{"name": "roots"}]`}: `tls_certificate_sds_secret_configs[0].name: "roots" is a secret with validation_context, not with tls_certificate`,
+		{`"validation_context_sds_secret_config": {"name": "roots"}`, `"validation_context_sds_secret_config": {"name": "tickets"}`}:                             `validation_context_sds_secret_config.name: "tickets" is a secret with session_ticket_keys, not with validation_context`,
+		{`"trusted_ca": {"filename": "testdata/ca.pem"}, "trust_chain_verification"`, `"match_subject_alt_names": [{"exact": "x"}], "trust_chain_verification"`}: `validation_context_sds_secret_config: matches subject alternative names without trusted_ca`,
+	} {
+		changed := strings.Replace(string(text), change[0], change[1], 1)
+		if _, err := Bootstrap([]byte(changed), Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	}
+}
+
 func TestOverlapsAreFoundInTenThousandChains(t *testing.T) {
 	var chains []*config.FilterChain
 	for i := range 10_000 {

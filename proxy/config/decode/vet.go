@@ -17,6 +17,13 @@ import (
 // vet refuses every field that is set in m and not implemented, in all that m
 // holds, through typed_config too.
 func (d *decoder) vet(m protoreflect.Message, place at) {
+	d.depth++
+	defer func() { d.depth-- }()
+	if d.depth > maxDepth {
+		place.bad("is nested deeper than %d messages", maxDepth)
+		d.tooDeep = true
+		return
+	}
 	name := m.Descriptor().FullName()
 	d.vetUnknown(m, place)
 	if hasOwnJSON(m.Descriptor()) {
