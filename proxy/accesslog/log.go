@@ -2,8 +2,7 @@ package accesslog
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"slices"
+	"sync"
 	"time"
 
 	"outrider/proxy/config"
@@ -21,7 +20,7 @@ type Log struct {
 	sink   *file
 	filter *config.AccessLogFilter
 	text   format
-	json   []field
+	json   object
 	isJSON bool
 	omit   bool
 }
@@ -39,7 +38,8 @@ func New(cfg *config.AccessLog, files *Files) (*Log, error) {
 	return l, nil
 }
 
-// Check reports what is wrong with a log's format, without opening its file.
+// Check reports what is wrong with a log's format, without opening its file:
+// operators that do not exist or that outrider cannot fill, and bad arguments.
 func Check(cfg *config.AccessLog) error {
 	_, err := compile(cfg)
 	return err
@@ -61,59 +61,42 @@ func compile(cfg *config.AccessLog) (*Log, error) {
 	return l, err
 }
 
+// lines are buffers for one line each.
+//
+//nolint:gochecknoglobals // a pool has no state of its own
+var lines = sync.Pool{New: func() any { return new(line) }}
+
+type line struct {
+	buf   []byte
+	entry entry
+}
+
+// maxPooledLine keeps one very long line from being held for ever.
+const maxPooledLine = 64 << 10
+
 // Write writes one entry, if the filter lets it through. event is
 // %ACCESS_LOG_TYPE%. It does not block on the file.
 func (l *Log) Write(info *flow.Info, event string) {
-	if !passes(l.filter, info, event) {
-		return
+	ln := lines.Get().(*line)
+	ln.entry = entry{info: info, event: event, now: time.Now()}
+	if passes(l.filter, &ln.entry) {
+		ln.buf = l.append(ln.buf[:0], &ln.entry)
+		l.sink.write(ln.buf)
 	}
-	var b []byte
-	if l.isJSON {
-		b = append(appendObject(nil, l.json, info, event, l.omit), '\n')
-	} else {
-		b = l.text.text(nil, info, event, l.omit)
+	ln.entry = entry{}
+	if cap(ln.buf) <= maxPooledLine {
+		lines.Put(ln)
 	}
-	l.sink.write(b)
 }
 
-// passes evaluates a filter; nil lets everything through.
-func passes(f *config.AccessLogFilter, info *flow.Info, event string) bool {
-	one := func(f *config.AccessLogFilter) bool { return passes(f, info, event) }
-	switch {
-	case f == nil, f.NotHealth:
-		return true
-	case f.And != nil:
-		return !slices.ContainsFunc(f.And, func(f *config.AccessLogFilter) bool { return !one(f) })
-	case f.Or != nil:
-		return slices.ContainsFunc(f.Or, one)
-	case f.IsFlags:
-		if len(f.Flags) == 0 {
-			return info.Flags != 0
-		}
-		return info.Flags.HasAny(f.Flags)
-	case f.DurationGE != nil:
-		took := ended(info).Sub(info.Start).Truncate(time.Millisecond)
-		return compare(f.Op, int64(took), int64(*f.DurationGE))
-	case f.Status:
-		return compare(f.Op, 0, int64(f.Value))
-	case f.RuntimePPM != nil:
-		return rand.Uint32N(1_000_000) < *f.RuntimePPM
-	case f.LogTypes != nil || f.ExcludeTypes:
-		return slices.Contains(f.LogTypes, event) != f.ExcludeTypes
+func (l *Log) append(b []byte, e *entry) []byte {
+	if !l.isJSON {
+		return l.text.text(b, e, l.omit)
 	}
-	return true
-}
-
-func compare(op string, have, want int64) bool {
-	switch op {
-	case "EQ":
-		return have == want
-	case "GE":
-		return have >= want
-	case "LE":
-		return have <= want
-	case "NE":
-		return have != want
+	start := len(b)
+	b, ok := l.json.append(b, e, l.omit)
+	if !ok { // everything is omitted
+		b = append(b[:start], "{}"...)
 	}
-	return false
+	return append(b, '\n')
 }

@@ -1,0 +1,239 @@
+package accesslog
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"outrider/proxy/flow"
+)
+
+type metadata = map[string]*structpb.Struct
+
+// addLookups has the operators that look something up by the name in their
+// argument.
+func addLookups(all map[string]spec) {
+	dynamic := func(i *flow.Info) metadata { return i.DynamicMetadata }
+	cluster := func(i *flow.Info) metadata { return i.ClusterMetadata }
+	host := func(i *flow.Info) metadata { return i.UpstreamMetadata }
+	all["DYNAMIC_METADATA"] = spec{argument: needsArgument, length: true, make: metadataOf(dynamic)}
+	all["CLUSTER_METADATA"] = spec{argument: needsArgument, make: metadataOf(cluster)}
+	all["UPSTREAM_METADATA"] = spec{argument: needsArgument, make: metadataOf(host)}
+	all["METADATA"] = spec{argument: needsArgument, length: true, make: func(argument string) (operator, error) {
+		kind, rest, _ := strings.Cut(argument, ":")
+		switch kind {
+		case "DYNAMIC":
+			return metadataOf(dynamic)(rest)
+		case "CLUSTER":
+			return metadataOf(cluster)(rest)
+		case "UPSTREAM_HOST":
+			return metadataOf(host)(rest)
+		case "ROUTE", "VIRTUAL_HOST": // of HTTP
+			return none(), nil
+		case "LISTENER", "LISTENER_FILTER_CHAIN":
+			return operator{}, fmt.Errorf("metadata of a %s is not kept", kind)
+		}
+		return operator{}, fmt.Errorf("%q is no kind of metadata", kind)
+	}}
+	all["FILTER_STATE"] = spec{argument: needsArgument, length: true, make: filterState(
+		func(i *flow.Info, key string) (string, bool) { s, ok := i.FilterState[key]; return s, ok })}
+	all["UPSTREAM_FILTER_STATE"] = spec{argument: needsArgument, length: true, make: filterState(
+		func(*flow.Info, string) (string, bool) { return "", false })}
+	all["ENVIRONMENT"] = spec{argument: needsArgument, length: true, make: func(name string) (operator, error) {
+		if v, ok := os.LookupEnv(name); ok {
+			return constant(v), nil
+		}
+		return constant("-"), nil // text in JSON too, as in Envoy
+	}}
+	all["COALESCE"] = spec{argument: needsArgument, length: true, make: coalesce}
+	all["STREAM_ID"] = spec{make: func(string) (operator, error) { return streamID(), nil }}
+}
+
+// metadataOf takes NAMESPACE or NAMESPACE:KEY:KEY...
+func metadataOf(get func(*flow.Info) metadata) func(string) (operator, error) {
+	return func(argument string) (operator, error) {
+		path := strings.Split(argument, ":")
+		find := func(e *entry) *structpb.Value { return findValue(get(e.info), path) }
+		return operator{
+			text: func(b []byte, e *entry) ([]byte, bool) {
+				v := find(e)
+				if v == nil {
+					return b, false
+				}
+				if s, ok := v.GetKind().(*structpb.Value_StringValue); ok {
+					return append(b, s.StringValue...), true
+				}
+				return appendValue(b, v), true
+			},
+			json: func(b []byte, e *entry) ([]byte, bool) {
+				v := find(e)
+				if v == nil {
+					return b, false
+				}
+				return appendValue(b, v), true
+			},
+		}, nil
+	}
+}
+
+// findValue is nil if there is nothing, or null.
+func findValue(m metadata, path []string) *structpb.Value {
+	s := m[path[0]]
+	if s == nil {
+		return nil
+	}
+	if len(path) == 1 {
+		return structpb.NewStructValue(s)
+	}
+	var v *structpb.Value
+	for _, key := range path[1:] {
+		v = s.GetFields()[key]
+		s = v.GetStructValue()
+	}
+	if _, null := v.GetKind().(*structpb.Value_NullValue); null {
+		return nil
+	}
+	return v
+}
+
+// filterState takes KEY, KEY:PLAIN, KEY:TYPED or KEY:FIELD:NAME. Objects are
+// text here: TYPED prints it as JSON, and it has no fields.
+func filterState(get func(*flow.Info, string) (string, bool)) func(string) (operator, error) {
+	return func(argument string) (operator, error) {
+		key, rest, _ := strings.Cut(argument, ":")
+		kind, field, _ := strings.Cut(rest, ":")
+		switch {
+		case key == "":
+			return operator{}, errors.New("wants a key")
+		case (kind == "FIELD") != (field != ""):
+			return operator{}, errors.New("wants a field with FIELD, and only with it")
+		}
+		value := func(b []byte, e *entry) ([]byte, bool) {
+			s, ok := get(e.info, key)
+			return append(b, s...), ok
+		}
+		quoted := func(b []byte, e *entry) ([]byte, bool) {
+			s, ok := get(e.info, key)
+			if !ok {
+				return b, false
+			}
+			return appendQuoted(b, s), true
+		}
+		switch kind {
+		case "PLAIN":
+			return operator{text: value}, nil
+		case "", "TYPED":
+			return operator{text: quoted, json: quoted}, nil
+		case "FIELD":
+			return none(), nil
+		}
+		return operator{}, fmt.Errorf("%q is none of PLAIN, TYPED, FIELD", kind)
+	}
+}
+
+// coalesce takes {"operators": [...]}, each the name of an operator or an
+// object of command, param and max_length. It is the first that has a value.
+func coalesce(argument string) (operator, error) {
+	var cfg struct {
+		Operators []json.RawMessage `json:"operators"`
+	}
+	if err := strictJSON([]byte(argument), &cfg); err != nil {
+		return operator{}, err
+	}
+	if len(cfg.Operators) == 0 {
+		return operator{}, errors.New("wants operators")
+	}
+	var all []*operator
+	known := operators()
+	for i, raw := range cfg.Operators {
+		op, err := coalesced(known, raw)
+		if err != nil {
+			return operator{}, fmt.Errorf("operators[%d]: %w", i, err)
+		}
+		all = append(all, op)
+	}
+	first := func(b []byte, e *entry, print func(*operator) func([]byte, *entry) ([]byte, bool)) ([]byte, bool) {
+		start := len(b)
+		for _, op := range all {
+			var ok bool
+			if b, ok = print(op)(b, e); ok {
+				return b, true
+			}
+			b = b[:start]
+		}
+		return b, false
+	}
+	return operator{
+		text: func(b []byte, e *entry) ([]byte, bool) {
+			return first(b, e, func(o *operator) func([]byte, *entry) ([]byte, bool) { return o.text })
+		},
+		json: func(b []byte, e *entry) ([]byte, bool) {
+			return first(b, e, func(o *operator) func([]byte, *entry) ([]byte, bool) {
+				return func(b []byte, e *entry) ([]byte, bool) { return typed{o}.append(b, e, true) }
+			})
+		},
+	}, nil
+}
+
+func coalesced(known map[string]spec, raw json.RawMessage) (*operator, error) {
+	var name string
+	if json.Unmarshal(raw, &name) == nil {
+		return compileOperator(known, name, "", "")
+	}
+	var one struct {
+		Command   string `json:"command"`
+		Param     string `json:"param"`
+		MaxLength *uint  `json:"max_length"`
+	}
+	if err := strictJSON(raw, &one); err != nil {
+		return nil, err
+	}
+	length := ""
+	if one.MaxLength != nil {
+		length = strconv.FormatUint(uint64(*one.MaxLength), 10)
+	}
+	return compileOperator(known, one.Command, one.Param, length)
+}
+
+func strictJSON(text []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	return dec.Decode(into)
+}
+
+// streamID is a UUID that is the same in all lines of a connection. Envoy draws
+// one at random; this is made of what tells connections apart.
+func streamID() operator {
+	hostname, _ := os.Hostname()
+	seed := hostname + "/" + strconv.Itoa(os.Getpid())
+	return operator{text: func(b []byte, e *entry) ([]byte, bool) {
+		var room [96]byte
+		in := append(room[:0], seed...)
+		in = strconv.AppendUint(append(in, '/'), e.info.ID, 10)
+		in = strconv.AppendInt(append(in, '/'), e.info.Start.UnixNano(), 10)
+		sum := sha256.Sum256(in)
+		return appendUUIDOf(b, [16]byte(sum[:16])), true
+	}}
+}
+
+// appendUUIDOf prints 16 bytes as a UUID (RFC 9562, version 4).
+func appendUUIDOf(b []byte, id [16]byte) []byte {
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	from := 0
+	for i, size := range [...]int{4, 2, 2, 2, 6} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, id[from:from+size])
+		from += size
+	}
+	return b
+}
