@@ -234,7 +234,11 @@ func (p *policy) chainFailure(err error, q question) *HandshakeError {
 func (p *policy) unknownRoot(q question) *HandshakeError {
 	last, depth := q.chain[0], 0
 	for _, c := range q.chain[1:] {
-		if bytes.Equal(last.RawIssuer, c.RawSubject) && last.CheckSignatureFrom(c) == nil {
+		switch {
+		case !bytes.Equal(last.RawIssuer, c.RawSubject):
+		case !c.IsCA:
+			return &HandshakeError{Reason: ReasonChain, What: fmt.Sprintf("is issued by %q, which is not a CA", c.Subject)}
+		case last.CheckSignatureFrom(c) == nil:
 			last, depth = c, depth+1
 		}
 	}

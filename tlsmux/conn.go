@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"syscall"
 )
 
@@ -25,6 +26,7 @@ type Conn struct {
 	first  [1]byte
 	peeked bool // first is the next byte to read
 	rest   bool // crypto/tls may have the rest of a record
+	over   bool // crypto/tls has met the end or a failure, and will say so again
 }
 
 // State is what the handshake established.
@@ -65,6 +67,7 @@ func (c *Conn) readNow(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.records.nonblock = false
 	c.rest = n == len(p)
+	c.over = err != nil && !errors.Is(err, errWouldBlock{}) && !errors.Is(err, os.ErrDeadlineExceeded)
 	return n, err
 }
 
@@ -96,12 +99,8 @@ func (c *Conn) ReadReady(p []byte) (int, error) {
 	return n, nil
 }
 
-// peek decrypts what is there until there is a byte of application data. Its
-// error is final, or errWouldBlock.
+// peek decrypts what is there until there is a byte of application data.
 func (c *Conn) peek() error {
-	if c.peeked {
-		return nil
-	}
 	n, err := c.readNow(c.first[:])
 	c.peeked = n == 1
 	return err
@@ -109,16 +108,17 @@ func (c *Conn) peek() error {
 
 // WaitReadable waits, without a buffer, until there is application data, the
 // end or a failure. Records without any (session tickets, key updates) are
-// dealt with in here, and it waits on.
+// dealt with in here, and it waits on. The end, and what crypto/tls refuses, is
+// for Read to say.
 func (c *Conn) WaitReadable() error {
-	for !c.peeked {
+	for !c.peeked && !c.over {
 		if !c.rest {
 			if err := c.records.await(); err != nil {
 				return err
 			}
 		}
-		if err := c.peek(); err != nil && !errors.Is(err, errWouldBlock{}) {
-			return nil // Read says it
+		if err := c.peek(); err != nil && !c.over && !errors.Is(err, errWouldBlock{}) {
+			return err
 		}
 	}
 	return nil

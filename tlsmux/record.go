@@ -38,6 +38,7 @@ type records struct {
 	poll       func(fd uintptr) bool
 	pollN      int
 	pollErr    error
+	broken     error // the socket told its failure, and tells it once
 
 	closing atomic.Bool // writes are tried once and never wait
 	mu      sync.Mutex
@@ -151,6 +152,9 @@ func (r *records) drop() {
 // fill puts at least one byte into the empty buffer, taking one only when
 // there is something to put into it.
 func (r *records) fill() error {
+	if r.broken != nil {
+		return r.broken
+	}
 	if r.nonblock && r.dry {
 		return errWouldBlock{}
 	}
@@ -165,7 +169,8 @@ func (r *records) fill() error {
 		r.dry = true
 		return errWouldBlock{}
 	case r.pollErr != nil:
-		return &net.OpError{Op: "read", Net: r.LocalAddr().Network(), Source: r.LocalAddr(), Addr: r.RemoteAddr(), Err: os.NewSyscallError("read", r.pollErr)}
+		r.broken = &net.OpError{Op: "read", Net: r.LocalAddr().Network(), Source: r.LocalAddr(), Addr: r.RemoteAddr(), Err: os.NewSyscallError("read", r.pollErr)}
+		return r.broken
 	case r.pollN == 0:
 		r.dry = false // the end is to be seen again, whether we wait or not
 		return io.EOF
