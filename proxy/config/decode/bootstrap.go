@@ -65,7 +65,7 @@ func (d *decoder) clusters(b *bootstrapv3.Bootstrap, out *config.Bootstrap, plac
 }
 
 func (d *decoder) listeners(b *bootstrapv3.Bootstrap, out *config.Bootstrap, place at) {
-	seen := map[string]bool{}
+	seen, taken := map[string]bool{}, map[config.Address]string{}
 	for i, l := range b.GetStaticResources().GetListeners() {
 		in := place.item("listeners", i)
 		one := d.listener(l, in)
@@ -73,7 +73,27 @@ func (d *decoder) listeners(b *bootstrapv3.Bootstrap, out *config.Bootstrap, pla
 			in.in("name").bad("%q is the name of another listener", one.Name)
 		}
 		seen[one.Name] = true
+		claimAddresses(one, taken, in)
 		out.Listeners = append(out.Listeners, one)
+	}
+}
+
+// claimAddresses reports an address that another listener has. Port 0 is a free
+// one each time.
+func claimAddresses(l *config.Listener, taken map[config.Address]string, place at) {
+	for i, a := range append([]config.Address{l.Address}, l.Additional...) {
+		key := config.Address{AddrPort: a.AddrPort, Pipe: a.Pipe}
+		if key == (config.Address{}) || key.Pipe == "" && key.AddrPort.Port() == 0 {
+			continue
+		}
+		in := place.in("address")
+		if i > 0 {
+			in = place.item("additional_addresses", i-1).in("address")
+		}
+		if other, ok := taken[key]; ok {
+			in.bad("%s is the address of listener %q", key, other)
+		}
+		taken[key] = l.Name
 	}
 }
 

@@ -75,10 +75,7 @@ func (d *decoder) discovery(c *clusterv3.Cluster, out *config.Cluster, place at)
 		out.Assignment = d.assignment(a, assignment, byName)
 	}
 	fixed := out.Type == config.Static || byName
-	switch {
-	case fixed && c.GetLoadAssignment() == nil && byName:
-		assignment.bad("must be set for a cluster of type %s", c.GetType())
-	case !fixed && c.GetLoadAssignment() != nil:
+	if !fixed && c.GetLoadAssignment() != nil {
 		assignment.bad("cannot be set for a cluster of type %s", c.GetType())
 	}
 	if fixed && out.Assignment == nil {

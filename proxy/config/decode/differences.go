@@ -18,6 +18,7 @@ var differences = []difference{
 	{"circuit_breakers.thresholds", "twice for one priority are refused; Envoy takes the first."},
 	{"grpc_services", "must be one; Envoy takes a second as a fallback."},
 	{"load_balancing_policy", "the first policy must be one that is implemented; Envoy takes the first that it knows."},
+	{"what has no effect", "where it stands is refused: endpoints of an EDS cluster in the cluster itself, a maximum below its minimum, an empty range, an empty protocol name."},
 	{"session_ticket_keys", "are hashed into crypto/tls's keys: tickets are not exchanged with an Envoy that has the same keys."},
 	{"files", "that secrets and resources are read from are seen when they are written in place too; Envoy sees renames only."},
 	{"bootstraps", "are YAML or JSON; .pb and .pb_text are not read."},

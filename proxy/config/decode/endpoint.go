@@ -23,22 +23,27 @@ func (d *decoder) assignment(a *endpointv3.ClusterLoadAssignment, place at, byNa
 	for _, drop := range policy.GetDropOverloads() {
 		out.DropOverload = append(out.DropOverload, config.Drop{Category: drop.GetCategory(), PPM: ppm(drop.GetDropPercentage())})
 	}
-	type key struct {
-		config.Locality
-		priority uint32
-	}
-	seen := map[key]int{}
 	for i, l := range a.GetEndpoints() {
 		one := d.localityEndpoints(l, place.item("endpoints", i), byName)
-		k := key{one.Locality, one.Priority}
-		if before, ok := seen[k]; ok && l.GetLocality() != nil {
-			place.item("endpoints", i).bad("has the locality and priority of endpoints[%d]", before)
+		if before := sameLocality(out.Localities, one); before != nil {
+			before.Endpoints = append(before.Endpoints, one.Endpoints...)
+			before.Weight = one.Weight // the last one counts, as in Envoy
+			continue
 		}
-		seen[k] = i
 		out.Localities = append(out.Localities, one)
 	}
 	d.priorities(out, place)
 	return out
+}
+
+// sameLocality is the one of list that l is a part of; nil if there is none.
+func sameLocality(list []*config.LocalityEndpoints, l *config.LocalityEndpoints) *config.LocalityEndpoints {
+	for _, one := range list {
+		if one.Locality == l.Locality && one.Priority == l.Priority && len(one.Metadata)+len(l.Metadata) == 0 {
+			return one
+		}
+	}
+	return nil
 }
 
 // priorities must count from 0 without a gap.

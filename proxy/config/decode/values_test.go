@@ -56,6 +56,18 @@ func TestAClusterOfOneNameHasEnvoysDefaults(t *testing.T) {
 	}
 }
 
+func TestPartsOfOneLocalityAreJoined(t *testing.T) {
+	text := strings.Replace(base, "endpoints: [{lb", `endpoints: [{locality: {zone: a}, load_balancing_weight: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 2}}}}]}, {locality: {zone: a}, load_balancing_weight: 3}, {locality: {zone: a}, priority: 1}, {lb`, 1)
+	b, err := Bootstrap([]byte(text), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := b.Clusters[0].Assignment.Localities
+	if len(got) != 3 || got[0].Weight != 3 || len(got[0].Endpoints) != 1 || got[1].Priority != 1 {
+		t.Errorf("got %d localities, the first %+v", len(got), got[0])
+	}
+}
+
 func TestTheSeedsDualChainsAreRead(t *testing.T) {
 	l := load(t, "sidecar.yaml").Listeners[0]
 	var got []config.FilterChainMatch
