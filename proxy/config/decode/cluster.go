@@ -5,6 +5,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -87,7 +88,7 @@ func (d *decoder) discovery(c *clusterv3.Cluster, out *config.Cluster, place at)
 	case config.OriginalDstType:
 		d.originalDst(c, out, place)
 	case config.LogicalDNS:
-		d.logicalDNS(out, assignment)
+		d.logicalDNS(c.GetLoadAssignment(), assignment)
 	}
 	if c.GetEdsClusterConfig() != nil && out.Type != config.EDSType {
 		place.in("eds_cluster_config").bad("is for clusters of type EDS, this one is %s", c.GetType())
@@ -118,11 +119,9 @@ func (d *decoder) originalDst(c *clusterv3.Cluster, out *config.Cluster, place a
 }
 
 // logicalDNS demands the one name that such a cluster stands for.
-func (d *decoder) logicalDNS(out *config.Cluster, place at) {
-	if out.Assignment == nil {
-		return
-	}
-	if len(out.Assignment.Localities) != 1 || len(out.Assignment.Localities[0].Endpoints) != 1 {
+func (d *decoder) logicalDNS(a *endpointv3.ClusterLoadAssignment, place at) {
+	parts := a.GetEndpoints()
+	if len(parts) != 1 || len(parts[0].GetLbEndpoints())+len(parts[0].GetLoadBalancerEndpoints().GetLbEndpoints()) != 1 {
 		place.bad("must have one endpoint in one locality: the cluster is of type LOGICAL_DNS")
 	}
 }
