@@ -69,14 +69,12 @@ func (p *peeker) release() {
 	}
 }
 
-// discard consumes the first n of bytes.
+// discard consumes the first n of bytes; the rest must be looked at again.
 func (p *peeker) discard(n int) error {
-	kept := p.n - n
 	if _, err := io.ReadFull(p.conn, p.buf[:n]); err != nil {
 		return err
 	}
 	p.release()
-	p.n = kept
 	return nil
 }
 

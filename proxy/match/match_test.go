@@ -99,6 +99,7 @@ func TestFindFollowsEnvoysOrderWithoutBacktracking(t *testing.T) {
 		{"unix socket is in the widest prefix", all, key("", "", "raw_buffer", ""), "v4"},
 		{"IPv6 is not in the widest IPv4 prefix", all, key("[::1]:1", "[::1]:1", "raw_buffer", ""), "v6"},
 		{"trailing dot", names, key("1.1.1.1:1", "2.2.2.2:2", "tls", "a.b.com."), "rest"},
+		{"a dot at the end begins no suffix", append(names[:3:3], chain("dot", config.FilterChainMatch{ServerNames: []string{"*."}})), key("1.1.1.1:1", "2.2.2.2:2", "tls", "a."), ""},
 		{"only a dot", names, key("1.1.1.1:1", "2.2.2.2:2", "tls", "."), "rest"},
 		{"wildcard does not match its own domain", names[:2], key("1.1.1.1:1", "2.2.2.2:2", "tls", "b.com"), ""},
 		{"another loopback address is external", sources, key("10.0.0.1:1", "127.0.0.6:7", "raw_buffer", ""), "external-port"},

@@ -116,6 +116,13 @@ func TestManyEmptyRecordsAreRefused(t *testing.T) {
 	if _, err := Parse(append(bytes.Repeat(empty, maxEmpty), record...)); err != nil {
 		t.Errorf("%d empty records: %v", maxEmpty, err)
 	}
+	var sparse []byte
+	for part := range slices.Chunk(split(record, 10), recordHeader+10) {
+		sparse = append(append(sparse, empty...), part...)
+	}
+	if _, err := Parse(sparse); err != nil {
+		t.Errorf("%d empty records, but not in a row: %v", len(sparse)/20, err)
+	}
 	if _, err := Parse(append(bytes.Repeat(empty, maxEmpty+1), record...)); !errors.Is(err, ErrMalformed) {
 		t.Errorf("%d empty records: %v, want %v", maxEmpty+1, err, ErrMalformed)
 	}
