@@ -79,7 +79,8 @@ func start(t *testing.T, k kind, dir, bootstrap string, flags ...string) *runnin
 	file, admin := filepath.Join(dir, "bootstrap.yaml"), filepath.Join(dir, "admin-address")
 	write(t, file, "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n"+bootstrap)
 	args := append([]string{"-c", file, "--disable-hot-restart", "--admin-address-path", admin,
-		"--file-flush-interval-msec", "100", "--drain-time-s", "2", "-l", "info"}, flags...)
+		"--file-flush-interval-msec", "100", "--drain-time-s", "2", "-l", "warning",
+		"--service-node", "node", "--service-cluster", "cluster"}, flags...)
 	r := &running{t: t, kind: k, dir: dir, log: &lockedBuffer{}}
 	r.cmd = exec.Command(binary(t, k), args...)
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = dir, r.log, r.log
@@ -120,7 +121,8 @@ func (r *running) wait(what string, ok func() bool) {
 	for !ok() {
 		select {
 		case <-ctx.Done():
-			r.t.Fatalf("%s: no %s within %s\n%s", r.kind, what, patience, tail(r.log.String(), 40))
+			text, _ := os.ReadFile(filepath.Join(r.dir, "access.log"))
+			r.t.Fatalf("%s: no %s within %s\naccess log:\n%s\nlog:\n%s", r.kind, what, patience, text, tail(r.log.String(), 40))
 		case <-tick.C:
 		}
 	}
@@ -264,4 +266,21 @@ func call(addr, text string) (string, error) {
 	}
 	out, err := io.ReadAll(c)
 	return string(out), err
+}
+
+// ask sends text and returns as many bytes as it has, without ending its own
+// direction first.
+func ask(addr, text string) (string, error) {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, text); err != nil {
+		return "", err
+	}
+	out := make([]byte, len(text))
+	n, err := io.ReadFull(c, out)
+	return string(out[:n]), err
 }
