@@ -23,7 +23,7 @@ import (
 func TestOperatorsPrintWhatEnvoyPrints(t *testing.T) {
 	for name, c := range map[string]struct {
 		json, omit bool
-		info       func(*testing.T, golden) *flow.Info
+		info       func(testing.TB, golden) *flow.Info
 	}{
 		"tls13.txt":      {info: overTLS13},
 		"tls12.txt":      {info: overTLS12},
@@ -134,7 +134,7 @@ func (g golden) addr(op string) flow.Addr {
 }
 
 // overTCP is a connection in plaintext.
-func overTCP(t *testing.T, g golden) *flow.Info {
+func overTCP(t testing.TB, g golden) *flow.Info {
 	t.Helper()
 	seconds, nanos, _ := strings.Cut(strings.Trim(g.values["START_TIME(%s.%9f)"], `"`), ".")
 	s, _ := strconv.ParseInt(seconds, 10, 64)
@@ -169,13 +169,13 @@ func overTCP(t *testing.T, g golden) *flow.Info {
 	return i
 }
 
-func overUnix(t *testing.T, g golden) *flow.Info {
+func overUnix(t testing.TB, g golden) *flow.Info {
 	i := overTCP(t, g)
 	i.UpstreamHostname, i.UpstreamCluster, i.FilterChain = "", "cunix", "chain-unix"
 	return i
 }
 
-func refusedUpstream(t *testing.T, g golden) *flow.Info {
+func refusedUpstream(t testing.TB, g golden) *flow.Info {
 	i := overTCP(t, g)
 	i.UpstreamHostname, i.UpstreamCluster, i.FilterChain = "", "cfail", "chain-fail"
 	i.UpstreamFailure, i.LocalCloseReason = "delayed connect error: Connection refused", "tcp_initializion_failure:0"
@@ -189,7 +189,7 @@ func refusedUpstream(t *testing.T, g golden) *flow.Info {
 }
 
 // overTLS13 is mTLS on both sides.
-func overTLS13(t *testing.T, g golden) *flow.Info {
+func overTLS13(t testing.TB, g golden) *flow.Info {
 	i := overTCP(t, g)
 	i.UpstreamHostname, i.UpstreamCluster, i.FilterChain, i.SNI = "", "ctls", "chain-tls", "web_a.foo.svc"
 	client, server, ca := cert(t, "client"), cert(t, "server"), cert(t, "int")
@@ -206,14 +206,14 @@ func overTLS13(t *testing.T, g golden) *flow.Info {
 	return i
 }
 
-func overTLS12(t *testing.T, g golden) *flow.Info {
+func overTLS12(t testing.TB, g golden) *flow.Info {
 	i := overTLS13(t, g)
 	i.SNI = "web.foo.svc"
 	i.Downstream.Version, i.Downstream.CipherSuite = tls.VersionTLS12, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
 	return i
 }
 
-func withoutSubject(t *testing.T, g golden) *flow.Info {
+func withoutSubject(t testing.TB, g golden) *flow.Info {
 	i := overTLS13(t, g)
 	i.SNI = "web.foo.svc"
 	i.Downstream.Peer = []*x509.Certificate{cert(t, "empty"), cert(t, "root")}

@@ -2,193 +2,196 @@ package accesslog
 
 import (
 	"context"
-	"errors"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// Files are the files of all access logs, each open once. Lines are gathered
-// and written by Run, so that a slow disk or a full pipe holds up nobody: what
-// does not fit is dropped, and counted.
-type Files struct {
-	opts FilesOptions
-
-	mu    sync.Mutex
-	files map[string]*file // guarded by mu
-}
-
-// FilesOptions have Envoy's defaults.
-type FilesOptions struct {
-	// FlushInterval is how long a line may wait (Envoy:
-	// --file-flush-interval-msec); the default is 10 s.
-	FlushInterval time.Duration
-}
-
-// flushSize is how much is gathered before it is written at once (Envoy's
-// MIN_FLUSH_SIZE); maxPending is how much may wait for a slow file.
 const (
-	flushSize  = 64 << 10
+	// flushSize is how much is put aside before it is written without waiting
+	// for the interval: Envoy's MIN_FLUSH_SIZE.
+	flushSize = 64 << 10
+	// maxPending is how much may wait for a file that takes nothing.
 	maxPending = 4 << 20
 )
 
-// NewFiles makes an empty set.
-func NewFiles(o FilesOptions) *Files {
-	if o.FlushInterval <= 0 {
-		o.FlushInterval = 10 * time.Second
-	}
-	return &Files{opts: o, files: map[string]*file{}}
-}
-
-// file is one open file.
+// file is one open file, with the lines that wait for it.
 type file struct {
-	path    string
-	wake    chan struct{} // cap 1: enough is gathered
-	dropped atomic.Uint64
+	path   string
+	delay  time.Duration // of the first line that waits
+	counts *counts
+	some   chan struct{} // cap 1: a line waits
+	many   chan struct{} // cap 1: flushSize waits
 
-	mu  sync.Mutex
-	buf []byte // guarded by mu
+	mu      sync.Mutex
+	pending []byte    // guarded by mu
+	lines   int       // guarded by mu; in pending
+	spare   []byte    // guarded by mu; a buffer that was written
+	next    *os.File  // guarded by mu; opened anew, to be used from now on
+	giveUp  time.Time // guarded by mu; deadline of writes, zero for none
+	current *os.File  // guarded by mu; what is written to
+	closed  bool      // guarded by mu
 
-	writing sync.Mutex
-	f       *os.File // guarded by writing
+	writing sync.Mutex // held by who writes
 }
 
-func (fs *Files) open(path string) (*file, error) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if f := fs.files[path]; f != nil {
-		return f, nil
+func newFile(path string, delay time.Duration, c *counts) (*file, error) {
+	if isStream(path) {
+		delay = min(delay, streamFlushInterval)
 	}
-	f := &file{path: path, wake: make(chan struct{}, 1)}
-	if err := f.reopen(); err != nil {
+	opened, err := openPath(path)
+	if err != nil {
 		return nil, err
 	}
-	fs.files[path] = f
-	return f, nil
+	return &file{
+		path: path, delay: delay, counts: c, current: opened,
+		some: make(chan struct{}, 1), many: make(chan struct{}, 1),
+	}, nil
 }
 
-// reopen opens the path anew; the streams stay.
-func (f *file) reopen() error {
-	f.writing.Lock()
-	defer f.writing.Unlock()
-	var next *os.File
-	switch f.path {
-	case "/dev/stdout":
-		next = os.Stdout
-	case "/dev/stderr":
-		next = os.Stderr
-	default:
-		var err error
-		if next, err = os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
-			return err
-		}
-		if f.f != nil {
-			f.f.Close()
-		}
-	}
-	f.f = next
-	return nil
-}
-
-func (f *file) write(b []byte) {
+// write puts a line aside; it never waits for the file.
+func (f *file) write(line []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.buf)+len(b) > maxPending {
-		f.dropped.Add(1)
+	if f.closed || len(f.pending)+len(line) > maxPending {
+		f.counts.dropped.Add(1)
 		return
 	}
-	f.buf = append(f.buf, b...)
-	if len(f.buf) >= flushSize {
-		select {
-		case f.wake <- struct{}{}:
-		default:
-		}
+	if f.pending == nil {
+		f.pending, f.spare = f.spare, nil
+	}
+	f.pending = append(f.pending, line...)
+	f.lines++
+	f.counts.buffered.Add(1)
+	signal(f.some)
+	if len(f.pending) >= flushSize {
+		signal(f.many)
 	}
 }
 
-func (f *file) flush() {
-	f.mu.Lock()
-	b := f.buf
-	f.buf = nil
-	f.mu.Unlock()
-	if len(b) == 0 {
-		return
-	}
-	f.writing.Lock()
-	defer f.writing.Unlock()
-	if _, err := f.f.Write(b); err != nil {
-		f.dropped.Add(1)
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
-// Run writes what is gathered until ctx ends, and the rest then.
-func (fs *Files) Run(ctx context.Context) error {
-	tick := time.NewTicker(fs.opts.FlushInterval)
-	defer tick.Stop()
-	look := time.NewTicker(min(fs.opts.FlushInterval, time.Second))
-	defer look.Stop()
+// run writes until ctx ends. While no line waits it sets no timer.
+func (f *file) run(ctx context.Context) {
+	timer := time.NewTimer(f.delay)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			fs.flush()
-			return nil
-		case <-tick.C:
-			fs.flush()
-		case <-look.C:
-			for _, f := range fs.all() {
-				select {
-				case <-f.wake:
-					f.flush()
-				default:
-				}
-			}
+			return
+		case <-f.some:
 		}
-	}
-}
-
-func (fs *Files) all() []*file {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	var out []*file
-	for _, f := range fs.files {
-		out = append(out, f)
-	}
-	return out
-}
-
-func (fs *Files) flush() {
-	for _, f := range fs.all() {
-		f.flush()
-	}
-}
-
-// Dropped counts lines that were lost to a slow or full file.
-func (fs *Files) Dropped() (n uint64) {
-	for _, f := range fs.all() {
-		n += f.dropped.Load()
-	}
-	return n
-}
-
-// Reopen opens every file anew, after it was moved away.
-func (fs *Files) Reopen() error {
-	var errs []error
-	for _, f := range fs.all() {
-		f.flush()
-		errs = append(errs, f.reopen())
-	}
-	return errors.Join(errs...)
-}
-
-// Close writes what is left and closes the files.
-func (fs *Files) Close() {
-	for _, f := range fs.all() {
-		f.flush()
-		f.writing.Lock()
-		if f.f != os.Stdout && f.f != os.Stderr {
-			f.f.Close()
+		timer.Reset(f.delay)
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.many:
+		case <-timer.C:
+			f.counts.byTimer.Add(1)
 		}
-		f.writing.Unlock()
+		f.flush()
+	}
+}
+
+// flush writes what waits. A write that fails loses its lines: to try them
+// again would only lose others.
+func (f *file) flush() {
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	to, b, lines := f.take()
+	if len(b) == 0 {
+		return
+	}
+	n, err := to.Write(b)
+	if err == nil {
+		f.counts.completed.Add(1)
+	} else {
+		f.counts.failed.Add(1)
+		f.counts.dropped.Add(uint64(lostLines(lines, n, len(b))))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.spare == nil && cap(b) <= 2*flushSize {
+		f.spare = b[:0]
+	}
+}
+
+// lostLines is how many lines a write of n of total bytes has lost, at most.
+func lostLines(lines, n, total int) int { return lines - lines*n/total }
+
+// take is what to write, and where; it is called by who writes.
+func (f *file) take() (to *os.File, b []byte, lines int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.next != nil {
+		closeFile(f.current)
+		f.current, f.next = f.next, nil
+	}
+	b, lines = f.pending, f.lines
+	f.pending, f.lines = nil, 0
+	if !f.giveUp.IsZero() {
+		_ = f.current.SetWriteDeadline(f.giveUp) // a regular file has none, and needs none
+	}
+	return f.current, b, lines
+}
+
+// reopen opens the path anew, for the next write.
+func (f *file) reopen() error {
+	if isStream(f.path) {
+		return nil
+	}
+	opened, err := openPath(f.path)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return opened.Close()
+	}
+	if f.next != nil {
+		closeFile(f.next)
+	}
+	f.next = opened
+	return nil
+}
+
+// giveUpAt bounds the write that is under way, and those that follow.
+func (f *file) giveUpAt(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.giveUp = t
+	if f.current != nil {
+		_ = f.current.SetWriteDeadline(t) // as above
+	}
+}
+
+// close writes what is left, and closes.
+func (f *file) close() {
+	f.mu.Lock()
+	already := f.closed
+	f.closed = true
+	f.mu.Unlock()
+	if already {
+		return
+	}
+	f.flush()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	closeFile(f.current)
+	if f.next != nil {
+		closeFile(f.next)
+	}
+}
+
+// closeFile leaves the streams open: they are not ours.
+func closeFile(f *os.File) {
+	if f != os.Stdout && f != os.Stderr {
+		_ = f.Close() // there is nobody to tell
 	}
 }

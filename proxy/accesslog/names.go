@@ -5,46 +5,72 @@ import (
 	"unicode/utf8"
 )
 
-// attributeSET is one RDN; the name makes encoding/asn1 take it for a SET.
-type attributeSET []attribute
-
-type attribute struct {
-	Type  asn1.ObjectIdentifier
-	Value asn1.RawValue
-}
-
 // appendName prints a distinguished name as RFC 2253 has it, the last RDN
 // first, with OpenSSL's short names: what Envoy prints. One that cannot be
-// parsed is nothing; crypto/x509 has parsed it before.
+// parsed is cut short; crypto/x509 has parsed it before.
 func appendName(b, der []byte) []byte {
-	var rdns []attributeSET
-	if rest, err := asn1.Unmarshal(der, &rdns); err != nil || len(rest) > 0 {
+	name, _, ok := next(der)
+	if !ok || name.tag != tagSequence {
 		return b
 	}
-	separator := ""
-	for i := len(rdns) - 1; i >= 0; i-- {
-		for j := len(rdns[i]) - 1; j >= 0; j-- {
-			b = append(b, separator...)
-			b = appendAttribute(b, &rdns[i][j])
-			separator = "+"
-		}
-		separator = ","
-	}
-	return b
+	return appendRDNs(b, name.content)
 }
 
-func appendAttribute(b []byte, a *attribute) []byte {
-	name := shortName(a.Type.String())
+// appendRDNs prints those behind the first before the first.
+func appendRDNs(b, der []byte) []byte {
+	rdn, rest, ok := next(der)
+	if !ok || rdn.tag != tagSet {
+		return b
+	}
+	start := len(b)
+	b = appendRDNs(b, rest)
+	if len(b) > start {
+		b = append(b, ',')
+	}
+	return appendAttributes(b, rdn.content)
+}
+
+func appendAttributes(b, der []byte) []byte {
+	a, rest, ok := next(der)
+	if !ok || a.tag != tagSequence {
+		return b
+	}
+	start := len(b)
+	b = appendAttributes(b, rest)
+	if len(b) > start {
+		b = append(b, '+')
+	}
+	return appendAttribute(b, a.content)
+}
+
+func appendAttribute(b, der []byte) []byte {
+	oid, rest, ok := next(der)
+	if !ok || oid.tag != tagOID {
+		return b
+	}
+	value, _, ok := next(rest)
+	if !ok {
+		return b
+	}
+	name := shortName(oid.content)
 	if name == "" {
-		b = append(b, a.Type.String()...)
-		return appendDER(append(b, '='), a.Value.FullBytes)
+		b = append(appendOID(b, oid.whole), '=')
+		return appendDER(b, value.whole)
 	}
 	b = append(append(b, name...), '=')
-	s, ok := stringOf(&a.Value)
-	if !ok {
-		return appendDER(b, a.Value.FullBytes)
+	if text, ok := textOf(value); ok {
+		return appendEscapedName(b, text)
 	}
-	return appendEscapedName(b, s)
+	return appendDER(b, value.whole)
+}
+
+// appendOID prints an object identifier with dots.
+func appendOID(b, der []byte) []byte {
+	var oid asn1.ObjectIdentifier
+	if _, err := asn1.Unmarshal(der, &oid); err != nil {
+		return b
+	}
+	return append(b, oid.String()...)
 }
 
 // appendDER is RFC 2253's # and hex digits.
@@ -58,14 +84,13 @@ func appendDER(b, der []byte) []byte {
 
 // appendEscapedName escapes as RFC 2253 says, and with it control characters
 // and all that is not ASCII.
-func appendEscapedName(b []byte, s string) []byte {
-	for i := range len(s) {
-		c := s[i]
+func appendEscapedName(b, text []byte) []byte {
+	for i, c := range text {
 		switch {
 		case c < ' ' || c >= 0x7f:
 			b = append(b, '\\', upperDigits[c>>4], upperDigits[c&15])
 		case c == ',' || c == '+' || c == '"' || c == '\\' || c == '<' || c == '>' || c == ';',
-			i == 0 && (c == '#' || c == ' '), i == len(s)-1 && c == ' ':
+			i == 0 && (c == '#' || c == ' '), i == len(text)-1 && c == ' ':
 			b = append(b, '\\', c)
 		default:
 			b = append(b, c)
@@ -74,32 +99,28 @@ func appendEscapedName(b []byte, s string) []byte {
 	return b
 }
 
-// Tags that encoding/asn1 has no name for (X.680).
-const (
-	tagVisibleString   = 26
-	tagUniversalString = 28
-)
-
-// stringOf is the text of a string type, as UTF-8; false for other types.
-func stringOf(v *asn1.RawValue) (string, bool) {
-	if v.Class != asn1.ClassUniversal {
-		return "", false
-	}
-	switch v.Tag {
-	case asn1.TagUTF8String:
-		return string(v.Bytes), true
-	case asn1.TagBMPString:
-		return wideText(v.Bytes, 2), true
+// textOf is the text of a string type, as UTF-8; false for other types.
+func textOf(v element) ([]byte, bool) {
+	switch v.tag {
+	case tagUTF8String:
+		return v.content, true
+	case tagBMPString:
+		return wideText(v.content, 2), true
 	case tagUniversalString:
-		return wideText(v.Bytes, 4), true
-	case asn1.TagPrintableString, asn1.TagIA5String, asn1.TagT61String, asn1.TagNumericString, tagVisibleString, asn1.TagGeneralString:
-		return wideText(v.Bytes, 1), true // Latin-1
+		return wideText(v.content, 4), true
+	case tagPrintableString, tagIA5String, tagT61String, tagNumericString, tagVisibleString, tagGeneralString:
+		for _, c := range v.content {
+			if c >= utf8.RuneSelf {
+				return wideText(v.content, 1), true // Latin-1
+			}
+		}
+		return v.content, true
 	}
-	return "", false
+	return nil, false
 }
 
 // wideText is of characters of that many bytes.
-func wideText(b []byte, size int) string {
+func wideText(b []byte, size int) []byte {
 	var out []byte
 	for ; len(b) >= size; b = b[size:] {
 		r := rune(0)
@@ -108,22 +129,44 @@ func wideText(b []byte, size int) string {
 		}
 		out = utf8.AppendRune(out, r)
 	}
-	return string(out)
+	return out
 }
 
-// shortName is OpenSSL's short name of an attribute type, "" if it has none
-// (source: the names that Envoy 1.40 prints).
-func shortName(oid string) string {
-	return map[string]string{
-		"2.5.4.3": "CN", "2.5.4.4": "SN", "2.5.4.5": "serialNumber", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST",
-		"2.5.4.9": "street", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.12": "title", "2.5.4.13": "description",
-		"2.5.4.14": "searchGuide", "2.5.4.15": "businessCategory", "2.5.4.16": "postalAddress", "2.5.4.17": "postalCode",
-		"2.5.4.18": "postOfficeBox", "2.5.4.19": "physicalDeliveryOfficeName", "2.5.4.20": "telephoneNumber",
-		"2.5.4.41": "name", "2.5.4.42": "GN", "2.5.4.43": "initials", "2.5.4.44": "generationQualifier",
-		"2.5.4.45": "x500UniqueIdentifier", "2.5.4.46": "dnQualifier", "2.5.4.51": "houseIdentifier",
-		"2.5.4.65": "pseudonym", "2.5.4.72": "role",
-		"1.2.840.113549.1.9.1": "emailAddress", "1.2.840.113549.1.9.2": "unstructuredName",
-		"1.2.840.113549.1.9.8":      "unstructuredAddress",
-		"0.9.2342.19200300.100.1.1": "UID", "0.9.2342.19200300.100.1.3": "mail", "0.9.2342.19200300.100.1.25": "DC",
-	}[oid]
+// shortName is OpenSSL's short name of an attribute type as DER has it, "" if
+// it has none (source: the names that Envoy 1.40 prints).
+func shortName(oid []byte) string {
+	const x520, pilot, pkcs9 = "\x55\x04", "\x09\x92\x26\x89\x93\xf2\x2c\x64\x01", "\x2a\x86\x48\x86\xf7\x0d\x01\x09"
+	if len(oid) == len(x520)+1 && string(oid[:2]) == x520 {
+		return x520Name(oid[2])
+	}
+	switch string(oid) {
+	case pkcs9 + "\x01":
+		return "emailAddress"
+	case pkcs9 + "\x02":
+		return "unstructuredName"
+	case pkcs9 + "\x08":
+		return "unstructuredAddress"
+	case pilot + "\x01":
+		return "UID"
+	case pilot + "\x03":
+		return "mail"
+	case pilot + "\x19":
+		return "DC"
+	}
+	return ""
+}
+
+// x520Name is of 2.5.4.n.
+func x520Name(n byte) string {
+	names := [...]string{
+		3: "CN", 4: "SN", 5: "serialNumber", 6: "C", 7: "L", 8: "ST", 9: "street", 10: "O", 11: "OU", 12: "title",
+		13: "description", 14: "searchGuide", 15: "businessCategory", 16: "postalAddress", 17: "postalCode",
+		18: "postOfficeBox", 19: "physicalDeliveryOfficeName", 20: "telephoneNumber", 41: "name", 42: "GN",
+		43: "initials", 44: "generationQualifier", 45: "x500UniqueIdentifier", 46: "dnQualifier",
+		51: "houseIdentifier", 65: "pseudonym", 72: "role",
+	}
+	if int(n) < len(names) {
+		return names[n]
+	}
+	return ""
 }

@@ -7,7 +7,8 @@ import (
 	"net/netip"
 )
 
-// The kinds of subject alternative names, by their tags (RFC 5280, 4.2.1.6).
+// The kinds of subject alternative names, by their numbers (RFC 5280,
+// section 4.2.1.6).
 const (
 	sanOther = 0
 	sanEmail = 1
@@ -19,90 +20,87 @@ const (
 // sans prints the names of one kind, in the certificate's order, with commas
 // between. They are read from the extension itself, for crypto/x509 keeps URIs
 // and addresses in a form of its own.
-func sans(kind int) appendCert {
-	return func(b []byte, c *x509.Certificate) []byte {
-		separator := ""
-		for rest := sanExtension(c); len(rest) > 0; {
-			var name asn1.RawValue
-			var err error
-			if rest, err = asn1.Unmarshal(rest, &name); err != nil {
-				return b
-			}
-			if name.Class == asn1.ClassContextSpecific && name.Tag == kind {
-				b = append(b, separator...)
-				b = appendSAN(b, &name)
-				separator = ","
-			}
-		}
-		return b
-	}
+func sans(kind byte) appendCert {
+	return func(b []byte, c *x509.Certificate) []byte { return appendSANs(b, sanExtension(c), kind) }
 }
 
 // sanExtension is what is in the extension's SEQUENCE; nil if there is none.
 func sanExtension(c *x509.Certificate) []byte {
 	for i := range c.Extensions {
 		if e := &c.Extensions[i]; e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 17}) {
-			var all asn1.RawValue
-			if _, err := asn1.Unmarshal(e.Value, &all); err != nil {
-				return nil
-			}
-			return all.Bytes
+			all, _, _ := next(e.Value)
+			return all.content
 		}
 	}
 	return nil
 }
 
-func appendSAN(b []byte, name *asn1.RawValue) []byte {
-	switch name.Tag {
-	case sanIP:
-		ip, ok := netip.AddrFromSlice(name.Bytes)
+// appendSANs prints those of the kind among names, up to what is no name.
+func appendSANs(b, names []byte, kind byte) []byte {
+	separator := ""
+	for len(names) > 0 {
+		name, rest, ok := next(names)
 		if !ok {
 			return b
 		}
-		return ip.AppendTo(b)
-	case sanOther:
-		return appendOtherName(b, name.Bytes)
+		if names = rest; name.tag&^tagConstructed == tagContext|kind {
+			b = append(b, separator...)
+			b = appendSAN(b, kind, name.content)
+			separator = ","
+		}
 	}
-	return append(b, name.Bytes...)
+	return b
+}
+
+func appendSAN(b []byte, kind byte, name []byte) []byte {
+	switch kind {
+	case sanIP:
+		if ip, ok := netip.AddrFromSlice(name); ok {
+			return ip.AppendTo(b)
+		}
+		return b
+	case sanOther:
+		return appendOtherName(b, name)
+	}
+	return append(b, name...)
 }
 
 // appendOtherName prints the value of an OtherName by its type; of a type that
 // is no text and no number, nothing.
 func appendOtherName(b, der []byte) []byte {
-	var id asn1.ObjectIdentifier
-	var explicit, v asn1.RawValue
-	rest, err := asn1.Unmarshal(der, &id)
-	if err != nil {
+	_, rest, ok := next(der) // what kind of name it is
+	if !ok {
 		return b
 	}
-	if _, err = asn1.Unmarshal(rest, &explicit); err != nil || explicit.Tag != 0 {
+	explicit, _, ok := next(rest)
+	if !ok || explicit.tag != tagContext|tagConstructed {
 		return b
 	}
-	if _, err = asn1.Unmarshal(explicit.Bytes, &v); err != nil || v.Class != asn1.ClassUniversal {
+	v, _, ok := next(explicit.content)
+	if !ok {
 		return b
 	}
-	switch v.Tag {
-	case asn1.TagBoolean:
-		if len(v.Bytes) == 1 && v.Bytes[0] != 0 {
+	switch v.tag {
+	case tagBoolean:
+		if len(v.content) == 1 && v.content[0] != 0 {
 			return append(b, "true"...)
 		}
 		return append(b, "false"...)
-	case asn1.TagInteger, asn1.TagEnum:
-		return twosComplement(v.Bytes).Append(b, 10)
-	case asn1.TagOID:
-		var oid asn1.ObjectIdentifier
-		if _, err := asn1.Unmarshal(explicit.Bytes, &oid); err != nil {
-			return b
-		}
-		return append(b, oid.String()...)
-	case asn1.TagBMPString:
-		return append(b, wideText(v.Bytes, 2)...)
-	case asn1.TagBitString:
-		return append(b, v.Bytes[min(1, len(v.Bytes)):]...)
-	case asn1.TagSequence, asn1.TagSet, asn1.TagNull:
+	case tagInteger, tagEnumerated:
+		return twosComplement(v.content).Append(b, 10)
+	case tagOID:
+		return appendOID(b, v.whole)
+	case tagBMPString:
+		return append(b, wideText(v.content, 2)...)
+	case tagBitString:
+		return append(b, v.content[min(1, len(v.content)):]...)
+	case tagNull:
 		return b
 	}
-	return append(b, v.Bytes...)
+	if v.tag&^0x1f != 0 { // constructed, or of another class
+		return b
+	}
+	return append(b, v.content...)
 }
 
 func twosComplement(bytes []byte) *big.Int {

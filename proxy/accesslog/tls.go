@@ -42,12 +42,12 @@ func addTLS(all map[string]spec) {
 		all[prefix+"PEER_CERT"] = leaf(of, peer, urlEncodedPEM)
 		all[prefix+"PEER_CERT_V_START"] = validity(of, func(c *x509.Certificate) time.Time { return c.NotBefore })
 		all[prefix+"PEER_CERT_V_END"] = validity(of, func(c *x509.Certificate) time.Time { return c.NotAfter })
-		for name, kind := range map[string]int{"URI": sanURI, "DNS": sanDNS, "IP": sanIP} {
+		for name, kind := range map[string]byte{"URI": sanURI, "DNS": sanDNS, "IP": sanIP} {
 			all[prefix+"PEER_"+name+"_SAN"] = leaf(of, peer, sans(kind))
 			all[prefix+"LOCAL_"+name+"_SAN"] = leaf(of, local, sans(kind))
 		}
 	}
-	for name, kind := range map[string]int{"EMAIL": sanEmail, "OTHERNAME": sanOther} {
+	for name, kind := range map[string]byte{"EMAIL": sanEmail, "OTHERNAME": sanOther} {
 		all["DOWNSTREAM_PEER_"+name+"_SAN"] = leaf(downstream, peer, sans(kind))
 		all["DOWNSTREAM_LOCAL_"+name+"_SAN"] = leaf(downstream, local, sans(kind))
 	}
