@@ -1,161 +1,119 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
-	"strings"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
-	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	"outrider/certs"
 )
 
 // configDump answers /config_dump.
 func (a *handler) configDump(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	var names *regexp.Regexp
+	s := selection{mask: q.Get("mask"), resource: q.Get("resource")}
 	if text := q.Get("name_regex"); text != "" {
 		var err error
-		if names, err = regexp.Compile(`\A(?:` + text + `)\z`); err != nil {
-			http.Error(w, "Error while parsing name_regex from "+text, http.StatusBadRequest)
+		if s.names, err = regexp.Compile(`\A(?:` + text + `)\z`); err != nil {
+			refuseDump(w, http.StatusBadRequest, fmt.Sprintf("INVALID_ARGUMENT: Error while parsing name_regex from %s: %v", text, err))
 			return
 		}
 	}
-	mask, err := parseMask(q.Get("mask"))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	sections := a.sections(q.Has("include_eds"))
-	out := &adminv3.ConfigDump{}
-	if resource := q.Get("resource"); resource != "" {
-		err = addResource(out, sections, resource, mask, names)
-	} else {
-		err = addSections(out, sections, mask, names)
-	}
-	if err != nil {
-		status := http.StatusBadRequest
-		if strings.HasSuffix(err.Error(), "not found in config dump") {
-			status = http.StatusNotFound
+	parts := a.sections(q.Has("include_eds"))
+	var out *adminv3.ConfigDump
+	var problem string
+	status := http.StatusBadRequest
+	if s.resource != "" {
+		out, problem = s.elements(parts)
+		if out == nil && problem == "" {
+			status, problem = http.StatusNotFound, s.resource+" not found in config dump"
 		}
-		http.Error(w, err.Error(), status)
+	} else {
+		out, problem = s.sections(parts)
+	}
+	if problem != "" {
+		refuseDump(w, status, problem)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(encode(out))
+	answerJSON(w, out, false)
 }
 
-func parseMask(text string) (*fieldmaskpb.FieldMask, error) {
-	if text == "" {
-		return nil, nil
-	}
-	return &fieldmaskpb.FieldMask{Paths: strings.Split(text, ",")}, nil
+func refuseDump(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain")
+	refuse(w, status, text)
 }
 
-func addSections(out *adminv3.ConfigDump, sections []proto.Message, mask *fieldmaskpb.FieldMask, names *regexp.Regexp) error {
-	for _, s := range sections {
-		keepNamed(s.ProtoReflect(), names)
-		// A mask of fields that a section does not have leaves it out.
-		if mask != nil && !applyMask(s, mask) {
+// selection is what a request wants of the dump.
+type selection struct {
+	mask, resource string
+	names          *regexp.Regexp // nil: all
+}
+
+// sections are the parts that the mask fits, or why there are none.
+func (s selection) sections(parts []proto.Message) (*adminv3.ConfigDump, string) {
+	out := &adminv3.ConfigDump{}
+	for _, part := range parts {
+		s.keepNamed(part.ProtoReflect())
+		if s.mask != "" && trim(part.ProtoReflect(), newMask(s.mask)) != nil {
 			continue
 		}
-		packed, err := anypb.New(s)
-		if err != nil {
-			return err
-		}
-		out.Configs = append(out.Configs, packed)
+		out.Configs = append(out.Configs, pack(part))
 	}
-	return nil
+	if s.mask != "" && len(out.Configs) == 0 {
+		return nil, "FieldMask " + s.mask + " could not be successfully applied to any configs."
+	}
+	return out, ""
 }
 
-// addResource adds the elements of one repeated field of one section.
-func addResource(out *adminv3.ConfigDump, sections []proto.Message, resource string, mask *fieldmaskpb.FieldMask, names *regexp.Regexp) error {
-	for _, s := range sections {
-		m := s.ProtoReflect()
-		fd := m.Descriptor().Fields().ByName(protoreflect.Name(resource))
+// elements are those of one repeated field of one section, or why there are
+// none; nil and "" if no section has the field.
+func (s selection) elements(parts []proto.Message) (*adminv3.ConfigDump, string) {
+	for _, part := range parts {
+		m := part.ProtoReflect()
+		fd := m.Descriptor().Fields().ByName(protoreflect.Name(s.resource))
 		if fd == nil {
 			continue
 		}
 		if !fd.IsList() {
-			return fmt.Errorf("%s is not a repeated field. Use ?mask=%s to get only this field", resource, resource)
+			return nil, fmt.Sprintf("%s is not a repeated field. Use ?mask=%s to get only this field", s.resource, s.resource)
 		}
-		keepNamed(m, names)
-		for i := range m.Get(fd).List().Len() {
-			one := m.Get(fd).List().Get(i).Message().Interface()
-			if mask != nil && !applyMask(one, mask) {
-				return fmt.Errorf("FieldMask %v could not be successfully used", mask.GetPaths())
+		s.keepNamed(m)
+		out := &adminv3.ConfigDump{}
+		for list, i := m.Get(fd).List(), 0; i < list.Len(); i++ {
+			one := list.Get(i).Message()
+			if s.mask != "" {
+				if err := trim(one, newMask(s.mask)); err != nil {
+					return nil, fmt.Sprintf("FieldMask %s could not be successfully used.", s.mask)
+				}
 			}
-			packed, err := anypb.New(one)
-			if err != nil {
-				return err
-			}
-			out.Configs = append(out.Configs, packed)
+			out.Configs = append(out.Configs, pack(one.Interface()))
 		}
-		return nil
+		return out, ""
 	}
-	return fmt.Errorf("%s not found in config dump", resource)
-}
-
-// applyMask clears everything that mask does not name. It is false if m has
-// none of the fields.
-func applyMask(m proto.Message, mask *fieldmaskpb.FieldMask) bool {
-	wanted := map[string][]string{}
-	for _, p := range mask.GetPaths() {
-		first, rest, _ := strings.Cut(p, ".")
-		wanted[first] = append(wanted[first], rest)
-	}
-	r := m.ProtoReflect()
-	found := false
-	for name := range wanted {
-		found = found || r.Descriptor().Fields().ByName(protoreflect.Name(name)) != nil
-	}
-	if !found {
-		return false
-	}
-	r.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		rest, ok := wanted[string(fd.Name())]
-		switch {
-		case !ok:
-			r.Clear(fd)
-		case slices.Contains(rest, "") || fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				applyMask(v.List().Get(i).Message().Interface(), &fieldmaskpb.FieldMask{Paths: rest})
-			}
-		case !fd.IsMap():
-			applyMask(v.Message().Interface(), &fieldmaskpb.FieldMask{Paths: rest})
-		}
-		return true
-	})
-	return true
+	return nil, ""
 }
 
 // keepNamed keeps of every list the elements whose resource has a name that
 // matches.
-func keepNamed(m protoreflect.Message, names *regexp.Regexp) {
-	if names == nil {
+func (s selection) keepNamed(m protoreflect.Message) {
+	if s.names == nil {
 		return
 	}
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		if !fd.IsList() || fd.Message() == nil {
 			return true
 		}
-		kept := m.NewField(fd).List()
+		kept := m.NewField(fd)
 		for i := range v.List().Len() {
-			if names.MatchString(nameOf(v.List().Get(i).Message())) {
-				kept.Append(v.List().Get(i))
+			if s.names.MatchString(nameOf(v.List().Get(i).Message())) {
+				kept.List().Append(v.List().Get(i))
 			}
 		}
-		m.Set(fd, protoreflect.ValueOfList(kept))
+		m.Set(fd, kept)
 		return true
 	})
 }
@@ -163,18 +121,15 @@ func keepNamed(m protoreflect.Message, names *regexp.Regexp) {
 // nameOf is the name of a dumped resource: its own, or that of the message in
 // its Any.
 func nameOf(m protoreflect.Message) string {
-	for _, field := range []protoreflect.Name{"name", "cluster_name"} {
-		if fd := m.Descriptor().Fields().ByName(field); fd != nil && fd.Kind() == protoreflect.StringKind && m.Get(fd).String() != "" {
-			return m.Get(fd).String()
-		}
+	if name := cmp.Or(textField(m, "name"), textField(m, "cluster_name")); name != "" {
+		return name
 	}
 	found := ""
-	m.Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		inner, ok := v.Interface().(protoreflect.Message)
-		if !ok {
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if fd.Message() == nil || fd.IsList() || fd.IsMap() {
 			return true
 		}
-		if packed, ok := inner.Interface().(*anypb.Any); ok {
+		if packed, ok := v.Message().Interface().(*anypb.Any); ok {
 			if one, err := packed.UnmarshalNew(); err == nil {
 				found = nameOf(one.ProtoReflect())
 			}
@@ -185,124 +140,22 @@ func nameOf(m protoreflect.Message) string {
 	return found
 }
 
-// sections are the parts of the dump in Envoy's order.
-func (a *handler) sections(eds bool) []proto.Message {
-	out := []proto.Message{a.bootstrapDump(), a.clustersDump()}
-	if eds {
-		out = append(out, a.endpointsDump())
+func textField(m protoreflect.Message, name protoreflect.Name) string {
+	fd := m.Descriptor().Fields().ByName(name)
+	if fd == nil || fd.Kind() != protoreflect.StringKind || fd.IsList() {
+		return ""
 	}
-	return append(out, a.listenersDump(), &adminv3.ScopedRoutesConfigDump{}, &adminv3.RoutesConfigDump{}, a.secretsDump())
+	return m.Get(fd).String()
 }
 
-func (a *handler) bootstrapDump() proto.Message {
-	b, _ := a.opts.Bootstrap.Source.(*bootstrapv3.Bootstrap)
-	return &adminv3.BootstrapConfigDump{Bootstrap: b, LastUpdated: timestamppb.New(a.opts.Start)}
-}
-
+// pack is m as Any; nil for nil.
 func pack(m proto.Message) *anypb.Any {
 	if m == nil {
 		return nil
 	}
 	packed, err := anypb.New(m)
 	if err != nil {
-		return nil
+		return nil // m was decoded from text or bytes: it has all that it requires
 	}
 	return packed
-}
-
-func (a *handler) clustersDump() proto.Message {
-	out := &adminv3.ClustersConfigDump{}
-	for _, c := range a.opts.Clusters() {
-		if c.Dynamic {
-			out.DynamicActiveClusters = append(out.DynamicActiveClusters, &adminv3.ClustersConfigDump_DynamicCluster{
-				Cluster: pack(c.Source), LastUpdated: timestamppb.New(c.Updated),
-			})
-			continue
-		}
-		out.StaticClusters = append(out.StaticClusters, &adminv3.ClustersConfigDump_StaticCluster{
-			Cluster: pack(c.Source), LastUpdated: timestamppb.New(c.Updated),
-		})
-	}
-	return out
-}
-
-func (a *handler) endpointsDump() proto.Message {
-	out := &adminv3.EndpointsConfigDump{}
-	for _, c := range a.opts.Clusters() {
-		if c.Assignment == nil {
-			continue
-		}
-		if c.EDS {
-			out.DynamicEndpointConfigs = append(out.DynamicEndpointConfigs, &adminv3.EndpointsConfigDump_DynamicEndpointConfig{EndpointConfig: pack(c.Assignment)})
-		} else {
-			out.StaticEndpointConfigs = append(out.StaticEndpointConfigs, &adminv3.EndpointsConfigDump_StaticEndpointConfig{EndpointConfig: pack(c.Assignment)})
-		}
-	}
-	return out
-}
-
-func (a *handler) listenersDump() proto.Message {
-	out := &adminv3.ListenersConfigDump{}
-	state := func(v *Version) *adminv3.ListenersConfigDump_DynamicListenerState {
-		if v == nil {
-			return nil
-		}
-		return &adminv3.ListenersConfigDump_DynamicListenerState{
-			VersionInfo: v.Info, Listener: pack(v.Source), LastUpdated: timestamppb.New(v.Updated),
-		}
-	}
-	for _, l := range a.opts.Listeners() {
-		if !l.Dynamic && l.Active != nil {
-			out.StaticListeners = append(out.StaticListeners, &adminv3.ListenersConfigDump_StaticListener{
-				Listener: pack(l.Active.Source), LastUpdated: timestamppb.New(l.Active.Updated),
-			})
-			continue
-		}
-		d := &adminv3.ListenersConfigDump_DynamicListener{
-			Name: l.Name, ActiveState: state(l.Active), WarmingState: state(l.Warming), DrainingState: state(l.Draining),
-		}
-		if r := l.Refused; r != nil {
-			d.ErrorState = &adminv3.UpdateFailureState{
-				FailedConfiguration: pack(r.Source), LastUpdateAttempt: timestamppb.New(r.When), Details: r.Details, VersionInfo: r.Version,
-			}
-		}
-		out.DynamicListeners = append(out.DynamicListeners, d)
-	}
-	return out
-}
-
-func (a *handler) secretsDump() proto.Message {
-	out := &adminv3.SecretsConfigDump{}
-	for _, h := range a.opts.Secrets() {
-		secret, err := h.Current()
-		if h.Ref().Source == nil {
-			if err == nil {
-				out.StaticSecrets = append(out.StaticSecrets, &adminv3.SecretsConfigDump_StaticSecret{
-					Name: secret.Name, LastUpdated: timestamppb.New(secret.Updated), Secret: pack(secret.Source),
-				})
-			}
-			continue
-		}
-		d := dynamicSecret(h, secret)
-		if err != nil {
-			out.DynamicWarmingSecrets = append(out.DynamicWarmingSecrets, d)
-		} else {
-			out.DynamicActiveSecrets = append(out.DynamicActiveSecrets, d)
-		}
-	}
-	return out
-}
-
-func dynamicSecret(h *certs.Handle, secret *certs.Secret) *adminv3.SecretsConfigDump_DynamicSecret {
-	d := &adminv3.SecretsConfigDump_DynamicSecret{Name: h.Ref().Name}
-	if secret != nil {
-		d.VersionInfo, _, _ = strings.Cut(secret.Version, " ")
-		d.LastUpdated, d.Secret = timestamppb.New(secret.Updated), pack(secret.Source)
-	} else {
-		d.VersionInfo, d.Secret = "uninitialized", pack(&tlsv3.Secret{Name: h.Ref().Name})
-	}
-	if err, when := h.LastFailure(); err != nil {
-		d.ErrorState = &adminv3.UpdateFailureState{LastUpdateAttempt: timestamppb.New(when), Details: err.Error()}
-	}
-	return d
 }

@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/certs"
 	"outrider/proxy/config"
 	"outrider/proxy/stats"
 )
 
-// Options are what the interface shows and does. Every function must be set.
+// Options are what the interface shows and does. Every function must be set
+// where nothing else is said.
 type Options struct {
 	Stats       *stats.Registry
 	Bootstrap   *config.Bootstrap
@@ -29,7 +31,10 @@ type Options struct {
 	Refresh   func() // sets what is computed when somebody looks at stats
 	Listeners func() []Listener
 	Clusters  func() []Cluster
-	Secrets   func() []*certs.Handle
+	// ListenersVersion and ClustersVersion are version_info of the last LDS and
+	// CDS update; nil or "" if there was none.
+	ListenersVersion, ClustersVersion func() string
+	Secrets                           func() []*certs.Handle
 	// Inline are the handles of inline secrets, for /certs.
 	Inline func() []*certs.Handle
 	// Drain stops the listeners (POST /drain_listeners).
@@ -44,7 +49,7 @@ type Options struct {
 	Handlers []Handler
 }
 
-// Handler is a path of the server's own.
+// Handler is a path of the server's own; Help is its line in /help.
 type Handler struct {
 	Path, Help string
 	Handler    http.Handler
@@ -82,34 +87,54 @@ type Refused struct {
 	Source  proto.Message // nil if it could not be decoded
 }
 
-// Cluster is one cluster with its hosts.
+// Cluster is one cluster with its hosts, or one dynamic cluster of which only a
+// refused update is known.
 type Cluster struct {
 	Name, ObservabilityName, EDSService string
-	Dynamic                             bool
-	Updated                             time.Time
-	Source                              proto.Message
-	// Assignment is the ClusterLoadAssignment in use; nil if there is none.
+	// Dynamic is added_via_api; Version is the version_info of that update.
+	Dynamic bool
+	Version string
+	// Warming says that it is not in use yet.
+	Warming bool
+	Updated time.Time
+	Source  proto.Message // nil: only Refused is known
+	Refused *Refused      // nil: the last update was taken
+	// Overprovisioning is overprovisioning_factor in percent; 0 is the default, 140.
+	Overprovisioning uint32
+	Thresholds       [2]config.Thresholds // DEFAULT, HIGH
+	Hosts            []Host
+	// Outlier says that there is outlier detection; its rates are -1 for none.
+	Outlier                                     bool
+	SuccessRateAverage, SuccessRateThreshold    float64
+	LocalSuccessRateAverage, LocalRateThreshold float64
+
+	// Assignment and EDS are not shown: endpoints are dumped from Hosts, as in
+	// Envoy.
 	Assignment proto.Message
 	EDS        bool
-	Thresholds [2]config.Thresholds
-	Hosts      []Host
-	// Success rate of outlier detection, -1 for none.
-	SuccessRateAverage, SuccessRateThreshold float64
 }
 
 // Host is one endpoint.
 type Host struct {
-	Address, Hostname string
-	IP                string // "" for a pipe
-	Port              uint32
-	Locality          config.Locality
-	Weight, Priority  uint32
+	Address  string // host:port or a path
+	Hostname string
+	Locality config.Locality
+	// LocalityWeight is the load_balancing_weight of the locality; 0: unset.
+	LocalityWeight   uint32
+	Weight, Priority uint32
+	Canary           bool
+	Metadata         map[string]*structpb.Struct // filter_metadata
+	// Health is HEALTHY, UNHEALTHY or DEGRADED, over all that is known; "" is
+	// taken from HealthFlags.
+	Health string
 	// HealthFlags is "healthy", or Envoy's flags: "/failed_active_hc".
-	HealthFlags   string
-	EDSHealth     string // envoy.config.core.v3.HealthStatus
-	FailedHC      bool
-	FailedOutlier bool
+	HealthFlags string
+	EDSHealth   string // envoy.config.core.v3.HealthStatus
 
-	CxActive, CxConnectFail, CxTotal, RqActive, RqError, RqSuccess, RqTimeout, RqTotal uint64
-	SuccessRate                                                                        float64 // -1: none
+	FailedHC, FailedOutlier, FailedDegraded, PendingRemoval bool
+	PendingActiveHC, ExcludedByHC, HCTimeout                bool
+
+	CxActive, CxConnectFail, CxTotal                                  uint64
+	RqActive, RqPendingActive, RqError, RqSuccess, RqTimeout, RqTotal uint64
+	SuccessRate, LocalOriginSuccessRate                               float64 // -1: none
 }

@@ -1,21 +1,14 @@
 package admin
 
 import (
-	"encoding/json"
 	"fmt"
+	"html"
 	"net/http"
 	"net/http/pprof"
-	"regexp"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 
-	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	"google.golang.org/protobuf/types/known/durationpb"
-
-	"outrider/proxy/stats"
+	"google.golang.org/protobuf/proto"
 )
 
 // handler answers the paths.
@@ -29,79 +22,132 @@ type route struct {
 	path, help string
 	post       bool // changes something
 	serve      http.HandlerFunc
+	params     []param
 }
+
+// param is a query parameter with its line in /help.
+type param struct{ name, help string }
 
 // New makes the interface.
 func New(o Options) http.Handler {
 	a := &handler{opts: o}
-	a.routes = []route{
-		{"/certs", "print certs on machine", false, a.certs},
-		{"/clusters", "upstream cluster status", false, a.clusters},
-		{"/config_dump", "dump current configs", false, a.configDump},
-		{"/drain_listeners", "drain listeners", true, a.drain},
-		{"/healthcheck/fail", "cause the server to fail health checks", true, a.health(false)},
-		{"/healthcheck/ok", "cause the server to pass health checks", true, a.health(true)},
-		{"/help", "print out list of admin commands", false, a.help},
-		{"/hot_restart_version", "print the hot restart compatibility version", false, plain("disabled")},
-		{"/init_dump", "dump current secrets and listeners that wait", false, a.initDump},
-		{"/listeners", "print listener info", false, a.listeners},
-		{"/logging", "query/change logging levels", true, a.logging},
-		{"/memory", "print current allocation/heap usage", false, a.memory},
-		{"/quitquitquit", "exit the server", true, a.quit},
-		{"/ready", "print server state, return 200 if LIVE, otherwise return 503", false, a.ready},
-		{"/reopen_logs", "reopen access logs", true, a.reopen},
-		{"/reset_counters", "reset all counters to zero", true, a.reset},
-		{"/runtime", "print runtime values", false, a.runtime},
-		{"/runtime_modify", "not supported: the runtime is static", true, a.runtimeModify},
-		{"/server_info", "print server version/status information", false, a.serverInfo},
-		{"/stats", "print server stats", false, a.stats},
-		{"/stats/prometheus", "print server stats in prometheus format", false, a.prometheus},
-		{"/debug/pprof/", "Go's profiles", false, profiles},
-	}
+	a.routes = append(a.shows(), a.acts()...)
 	for _, h := range o.Handlers {
-		a.routes = append(a.routes, route{h.Path, h.Help, false, h.Handler.ServeHTTP})
+		a.routes = append(a.routes, route{path: h.Path, help: h.Help, serve: h.Handler.ServeHTTP})
 	}
 	slices.SortFunc(a.routes, func(x, y route) int { return strings.Compare(x.path, y.path) })
 	return a
 }
 
-// maxBody bounds what is read of a request; nothing that is needed is in it.
+// shows are the paths that change nothing.
+func (a *handler) shows() []route {
+	filter := []param{
+		{"usedonly", "only what was written since the start"},
+		{"filter", "a regular expression (RE2) that is searched in the names"},
+		{"invert_filter", "take those that the filter does not find"},
+	}
+	return []route{
+		{path: "/certs", help: "certificates and roots in use", serve: a.certs},
+		{path: "/clusters", help: "clusters and their hosts", serve: a.clusters, params: []param{
+			{"filter", "a regular expression (RE2) that is searched in the names"}, {"format", "text or json"},
+		}},
+		{path: "/config_dump", help: "the configuration in use, private keys redacted", serve: a.configDump, params: []param{
+			{"resource", "only this repeated field, as static_clusters"},
+			{"mask", "only these fields, with commas; together with resource, of each of its elements"},
+			{"name_regex", "only resources whose whole name matches"},
+			{"include_eds", "endpoints too"},
+		}},
+		{path: "/debug/pprof/", help: "profiles of the Go runtime", serve: profiles},
+		{path: "/help", help: "this list", serve: a.help},
+		{path: "/hot_restart_version", help: "the version of the hot restart protocol", serve: plain("disabled")},
+		{path: "/init_dump", help: "what the server waits for", serve: a.initDump},
+		{path: "/listeners", help: "listeners and their addresses", serve: a.listeners, params: []param{{"format", "text or json"}}},
+		{path: "/memory", help: "memory in use", serve: a.memory},
+		{path: "/ready", help: "the state of the server; 200 if it is LIVE, else 503", serve: a.ready},
+		{path: "/runtime", help: "runtime values by layer", serve: a.runtime},
+		{path: "/server_info", help: "version, state, command line and node", serve: a.serverInfo},
+		{path: "/stats", help: "metrics", serve: a.stats, params: append(slices.Clone(filter),
+			param{"format", "text, json or prometheus"}, param{"type", "All, Counters, Gauges, Histograms or TextReadouts"},
+			param{"histogram_buckets", "summary, cumulative, disjoint or detailed"})},
+		{path: "/stats/prometheus", help: "metrics in Prometheus' format", serve: a.prometheus, params: append(slices.Clone(filter),
+			param{"text_readouts", "texts too, as gauges of value 0"}, param{"histogram_buckets", "cumulative or summary"})},
+	}
+}
+
+// acts are the paths that change something.
+func (a *handler) acts() []route {
+	return []route{
+		{path: "/drain_listeners", help: "stop listeners", post: true, serve: a.drain, params: []param{
+			{"graceful", "after the drain time"}, {"inboundonly", "only those with traffic_direction INBOUND"},
+			{"skip_exit", "drain the connections, but stop no listener"},
+		}},
+		{path: "/healthcheck/fail", help: "not ready any more", post: true, serve: a.health(false)},
+		{path: "/healthcheck/ok", help: "ready again", post: true, serve: a.health(true)},
+		{path: "/logging", help: "show or set the log level", post: true, serve: a.logging, params: []param{{"level", strings.TrimSpace(levelNames())}}},
+		{path: "/quitquitquit", help: "end the server", post: true, serve: a.quit},
+		{path: "/reopen_logs", help: "open the access logs anew", post: true, serve: a.reopen},
+		{path: "/reset_counters", help: "set all counters to 0", post: true, serve: a.reset},
+		{path: "/runtime_modify", help: "refused: there is no admin layer", post: true, serve: a.runtimeModify},
+	}
+}
+
+// maxBody bounds what is read of a request: only /runtime_modify has a body.
 const maxBody = 64 << 10
 
 func (a *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	w.Header().Set("Cache-Control", "no-cache, max-age=0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
+	w.Header().Set("Content-Type", textType)
 	if r.URL.Path == "/" {
 		a.home(w)
 		return
 	}
-	for _, one := range a.routes {
-		if one.path != r.URL.Path && !(strings.HasSuffix(one.path, "/") && strings.HasPrefix(r.URL.Path, one.path)) {
-			continue
-		}
-		if one.post && r.Method != http.MethodPost {
-			http.Error(w, "Method "+r.Method+" not allowed, POST required.", http.StatusMethodNotAllowed)
-			return
-		}
+	one, ok := a.route(r.URL.Path)
+	switch {
+	case !ok:
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, "invalid path. ")
+		a.help(w, r)
+	case one.post && r.Method != http.MethodPost:
+		refuse(w, http.StatusMethodNotAllowed, "Method "+r.Method+" not allowed, POST required.")
+	default:
 		one.serve(w, r)
-		return
 	}
-	w.WriteHeader(http.StatusNotFound)
-	fmt.Fprint(w, "invalid path. ")
-	a.help(w, r)
+}
+
+func (a *handler) route(path string) (route, bool) {
+	for _, one := range a.routes {
+		if one.path == path || strings.HasSuffix(one.path, "/") && strings.HasPrefix(path, one.path) {
+			return one, true
+		}
+	}
+	return route{}, false
+}
+
+const textType = "text/plain; charset=UTF-8"
+
+// refuse answers with an error; Envoy's texts have no line end.
+func refuse(w http.ResponseWriter, status int, text string) {
+	w.WriteHeader(status)
+	fmt.Fprint(w, text)
+}
+
+// answerJSON writes m, as encode does. all shows unset fields too.
+func answerJSON(w http.ResponseWriter, m proto.Message, all bool) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(encode(m, all)) // the client has gone: there is nobody to tell
 }
 
 func plain(text string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text+"\n") }
+	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, text) }
 }
 
 func profiles(w http.ResponseWriter, r *http.Request) {
 	w.Header().Del("Content-Type")
 	switch strings.TrimPrefix(r.URL.Path, "/debug/pprof/") {
 	case "cmdline":
-		pprof.Cmdline(w, r)
+		refuse(w, http.StatusNotFound, "not here: see /server_info") // --config-yaml may hold keys
 	case "profile":
 		pprof.Profile(w, r)
 	case "symbol":
@@ -115,15 +161,16 @@ func profiles(w http.ResponseWriter, r *http.Request) {
 
 func (a *handler) home(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/html; charset=UTF-8")
-	fmt.Fprint(w, "<!doctype html><title>outrider admin</title><table>")
+	fmt.Fprint(w, "<!DOCTYPE html>\n<html lang=\"en\"><head><title>outrider admin</title></head><body><table>\n")
 	for _, one := range a.routes {
+		path, help := html.EscapeString(one.path), html.EscapeString(one.help)
 		if one.post {
-			fmt.Fprintf(w, `<tr><td><form action="%s" method="post"><button>%s</button></form><td>%s`, one.path[1:], one.path, one.help)
+			fmt.Fprintf(w, "<tr><td><form action=\"%s\" method=\"post\"><button>%s</button></form></td><td>%s</td></tr>\n", path[1:], path, help)
 		} else {
-			fmt.Fprintf(w, `<tr><td><a href="%s">%s</a><td>%s`, one.path[1:], one.path, one.help)
+			fmt.Fprintf(w, "<tr><td><a href=\"%s\">%s</a></td><td>%s</td></tr>\n", path[1:], path, help)
 		}
 	}
-	fmt.Fprint(w, "</table>\n")
+	fmt.Fprint(w, "</table></body></html>\n")
 }
 
 func (a *handler) help(w http.ResponseWriter, _ *http.Request) {
@@ -134,188 +181,8 @@ func (a *handler) help(w http.ResponseWriter, _ *http.Request) {
 			post = " (POST)"
 		}
 		fmt.Fprintf(w, "  %s%s: %s\n", one.path, post, one.help)
-	}
-}
-
-func (a *handler) ready(w http.ResponseWriter, _ *http.Request) {
-	state := a.opts.State()
-	if state != "LIVE" {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	fmt.Fprintln(w, state)
-}
-
-func (a *handler) health(ok bool) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		a.opts.Health(ok)
-		fmt.Fprintln(w, "OK")
-	}
-}
-
-func (a *handler) drain(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	o := DrainOptions{Graceful: q.Has("graceful"), InboundOnly: q.Has("inboundonly"), SkipExit: q.Has("skip_exit")}
-	if o.SkipExit && !o.Graceful {
-		http.Error(w, "skip_exit requires graceful", http.StatusBadRequest)
-		return
-	}
-	a.opts.Drain(o)
-	fmt.Fprintln(w, "OK")
-}
-
-func (a *handler) quit(w http.ResponseWriter, _ *http.Request) {
-	fmt.Fprintln(w, "OK")
-	if f, ok := w.(http.Flusher); ok {
-		f.Flush()
-	}
-	a.opts.Quit()
-}
-
-func (a *handler) reopen(w http.ResponseWriter, _ *http.Request) {
-	if err := a.opts.ReopenLogs(); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	fmt.Fprintln(w, "OK")
-}
-
-func (a *handler) reset(w http.ResponseWriter, _ *http.Request) {
-	a.opts.Stats.Reset()
-	fmt.Fprintln(w, "OK")
-}
-
-func (a *handler) stats(w http.ResponseWriter, r *http.Request) {
-	q, err := statsQuery(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	a.opts.Refresh()
-	switch format := r.URL.Query().Get("format"); format {
-	case "", "text":
-		err = a.opts.Stats.Text(w, q)
-	case "json":
-		w.Header().Set("Content-Type", "application/json")
-		err = a.opts.Stats.JSON(w, q)
-	case "prometheus":
-		err = a.opts.Stats.Prometheus(w, q)
-	default:
-		http.Error(w, "usage: /stats?format=(json|text|prometheus)", http.StatusBadRequest)
-	}
-	_ = err // the client has gone: there is nobody to tell
-}
-
-func (a *handler) prometheus(w http.ResponseWriter, r *http.Request) {
-	q, err := statsQuery(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	a.opts.Refresh()
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=UTF-8")
-	_ = a.opts.Stats.Prometheus(w, q) // as above
-}
-
-func statsQuery(r *http.Request) (stats.Query, error) {
-	v := r.URL.Query()
-	q := stats.Query{UsedOnly: v.Has("usedonly"), Type: v.Get("type")}
-	if text := v.Get("filter"); text != "" {
-		var err error
-		if q.Filter, err = regexp.Compile(text); err != nil {
-			return q, fmt.Errorf("Invalid re2 regex: %w", err) //nolint:staticcheck // Envoy's text
+		for _, p := range one.params {
+			fmt.Fprintf(w, "      %s: %s\n", p.name, p.help)
 		}
 	}
-	switch q.Type {
-	case "", "All", "Counters", "Gauges", "Histograms", "TextReadouts":
-	default:
-		return q, fmt.Errorf("invalid &type= param")
-	}
-	return q, nil
-}
-
-func (a *handler) logging(w http.ResponseWriter, r *http.Request) {
-	if a.opts.LogLevel == nil {
-		http.Error(w, "the log level cannot be changed", http.StatusBadRequest)
-		return
-	}
-	q := r.URL.Query()
-	if level := q.Get("level"); level != "" {
-		l, ok := LogLevel(level)
-		if !ok {
-			http.Error(w, "error: unknown logger level "+level, http.StatusBadRequest)
-			return
-		}
-		a.opts.LogLevel.Set(l)
-	} else if len(q) > 0 {
-		http.Error(w, "usage: /logging?level=<level>: there is one level for all", http.StatusBadRequest)
-		return
-	}
-	fmt.Fprintf(w, "active loggers:\n  all: %s\n", levelName(a.opts.LogLevel.Level()))
-}
-
-func (a *handler) runtime(w http.ResponseWriter, _ *http.Request) {
-	type entry struct {
-		Values []string `json:"layer_values"`
-		Final  string   `json:"final_value"`
-	}
-	out := struct {
-		Layers  []string         `json:"layers"`
-		Entries map[string]entry `json:"entries"`
-	}{Layers: []string{}, Entries: map[string]entry{}}
-	layers := a.opts.Bootstrap.Runtime
-	for i, l := range layers {
-		out.Layers = append(out.Layers, l.Name)
-		for k, v := range l.Values {
-			e := out.Entries[k]
-			if e.Values == nil {
-				e.Values = make([]string, len(layers))
-			}
-			e.Values[i], e.Final = v, v
-			out.Entries[k] = e
-		}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", " ")
-	_ = enc.Encode(out) // as above
-}
-
-func (a *handler) runtimeModify(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "the runtime is static: change layered_runtime in the bootstrap", http.StatusBadRequest)
-}
-
-func (a *handler) memory(w http.ResponseWriter, _ *http.Request) {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(encode(&adminv3.Memory{
-		Allocated: m.HeapAlloc, HeapSize: m.HeapSys, PageheapUnmapped: m.HeapReleased,
-		PageheapFree: m.HeapIdle - m.HeapReleased, TotalPhysicalBytes: m.Sys - m.HeapReleased,
-	}))
-}
-
-func (a *handler) serverInfo(w http.ResponseWriter, _ *http.Request) {
-	up := durationpb.New(time.Since(a.opts.Start).Truncate(time.Second))
-	node, _ := a.opts.Bootstrap.Node.Source.(*corev3.Node)
-	out := &adminv3.ServerInfo{
-		Version: a.opts.Version, State: adminv3.ServerInfo_State(adminv3.ServerInfo_State_value[a.opts.State()]),
-		UptimeCurrentEpoch: up, UptimeAllEpochs: up, HotRestartVersion: "disabled",
-		CommandLineOptions: commandLine(a.opts.CommandLine), Node: node,
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(encode(out))
-}
-
-// initDump is what the server waits for.
-func (a *handler) initDump(w http.ResponseWriter, _ *http.Request) {
-	out := &adminv3.UnreadyTargetsDumps{}
-	for _, h := range a.opts.Secrets() {
-		if _, err := h.Current(); err != nil {
-			out.UnreadyTargetsDumps = append(out.UnreadyTargetsDumps, &adminv3.UnreadyTargetsDumps_UnreadyTargetsDump{
-				Name: "secret " + h.Ref().Name, TargetNames: []string{err.Error()},
-			})
-		}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(encode(out))
 }

@@ -12,17 +12,18 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // encode is m as Envoy prints it: proto field names in the order of their
 // numbers, one space of indentation, "@type" first, and what is sensitive
-// redacted. protojson has another order, and spaces at random.
-func encode(m proto.Message) []byte {
-	var b bytes.Buffer
-	e := encoder{&b}
-	e.message(m.ProtoReflect(), false)
-	var out bytes.Buffer
+// redacted. protojson has another order, and spaces at random. all shows what
+// is not set too, where it has a default.
+func encode(m proto.Message, all bool) []byte {
+	var b, out bytes.Buffer
+	encoder{&b, all}.message(m.ProtoReflect(), false)
 	if json.Indent(&out, b.Bytes(), "", " ") != nil {
 		return b.Bytes()
 	}
@@ -30,7 +31,10 @@ func encode(m proto.Message) []byte {
 	return out.Bytes()
 }
 
-type encoder struct{ *bytes.Buffer }
+type encoder struct {
+	*bytes.Buffer
+	all bool
+}
 
 // redacted stands for what is not shown, as in Envoy.
 const redacted = "[redacted]"
@@ -50,7 +54,7 @@ func (e encoder) message(m protoreflect.Message, hide bool) {
 	switch {
 	case name == "google.protobuf.Any":
 		e.any(m, hide)
-	case strings.HasPrefix(string(name), "google.protobuf.") && name != "google.protobuf.Empty":
+	case wellKnown(name):
 		e.wellKnown(m, hide)
 	default:
 		e.WriteByte('{')
@@ -59,22 +63,48 @@ func (e encoder) message(m protoreflect.Message, hide bool) {
 	}
 }
 
+// wellKnown types have a JSON form of their own.
+func wellKnown(name protoreflect.FullName) bool {
+	return name.Parent() == "google.protobuf" && name != "google.protobuf.Empty"
+}
+
+// fields writes the fields without the braces; first says that no comma is
+// needed before.
 func (e encoder) fields(m protoreflect.Message, hide, first bool) {
-	var set []protoreflect.FieldDescriptor
-	m.Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		set = append(set, fd)
-		return true
-	})
-	slices.SortFunc(set, func(a, b protoreflect.FieldDescriptor) int { return int(a.Number()) - int(b.Number()) })
-	for _, fd := range set {
+	typed := typedStruct(m)
+	for _, fd := range e.shown(m) {
+		hide := hide || sensitive(fd)
+		if hide && !hasText(fd) {
+			continue
+		}
 		if !first {
 			e.WriteByte(',')
 		}
 		first = false
 		e.text(string(fd.Name()))
 		e.WriteByte(':')
-		e.field(m.Get(fd), fd, hide || sensitive(fd))
+		switch {
+		case typed != nil && fd.Name() == "value":
+			e.message(typed.ProtoReflect(), hide)
+		case isTypedStruct(m) && fd.Name() == "value":
+			e.text(redacted) // what cannot be read might be a key
+		default:
+			e.field(m.Get(fd), fd, hide)
+		}
 	}
+}
+
+// shown are the fields to write, by number.
+func (e encoder) shown(m protoreflect.Message) []protoreflect.FieldDescriptor {
+	var out []protoreflect.FieldDescriptor
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		if fd := fields.Get(i); m.Has(fd) || e.all && !fd.HasPresence() {
+			out = append(out, fd)
+		}
+	}
+	slices.SortFunc(out, func(a, b protoreflect.FieldDescriptor) int { return int(a.Number()) - int(b.Number()) })
+	return out
 }
 
 // sensitive is udpa.annotations.sensitive, which Envoy's protos put on keys
@@ -82,6 +112,50 @@ func (e encoder) fields(m protoreflect.Message, hide, first bool) {
 func sensitive(fd protoreflect.FieldDescriptor) bool {
 	v, ok := proto.GetExtension(fd.Options(), annotations.E_Sensitive).(bool)
 	return ok && v
+}
+
+// hasText says whether a redacted field can be shown as such: numbers are left
+// out, as in Envoy.
+func hasText(fd protoreflect.FieldDescriptor) bool {
+	switch fd.Kind() {
+	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind, protoreflect.GroupKind:
+		return true
+	default:
+		return false
+	}
+}
+
+// isTypedStruct says whether m is one of the messages that hold another one
+// as a Struct.
+func isTypedStruct(m protoreflect.Message) bool {
+	switch m.Descriptor().FullName() {
+	case "xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct":
+		return true
+	}
+	return false
+}
+
+// typedStruct is the message in a TypedStruct, whose annotations say what is
+// sensitive; nil if it cannot be read.
+func typedStruct(m protoreflect.Message) proto.Message {
+	if !isTypedStruct(m) {
+		return nil
+	}
+	fields := m.Descriptor().Fields()
+	value, ok := m.Get(fields.ByName("value")).Message().Interface().(*structpb.Struct)
+	if !ok {
+		return nil
+	}
+	typ, err := protoregistry.GlobalTypes.FindMessageByURL(m.Get(fields.ByName("type_url")).String())
+	if err != nil {
+		return nil
+	}
+	text, err := protojson.Marshal(value)
+	inner := typ.New().Interface()
+	if err != nil || protojson.Unmarshal(text, inner) != nil {
+		return nil
+	}
+	return inner
 }
 
 func (e encoder) field(v protoreflect.Value, fd protoreflect.FieldDescriptor, hide bool) {
@@ -102,13 +176,16 @@ func (e encoder) field(v protoreflect.Value, fd protoreflect.FieldDescriptor, hi
 	}
 }
 
+// mapping writes the keys in descending order. Envoy's order is that of its
+// hash table; this one has filter_metadata's "istio" before
+// "envoy.transport_socket_match", as its dumps do.
 func (e encoder) mapping(m protoreflect.Map, fd protoreflect.FieldDescriptor, hide bool) {
 	var keys []protoreflect.MapKey
 	m.Range(func(k protoreflect.MapKey, _ protoreflect.Value) bool {
 		keys = append(keys, k)
 		return true
 	})
-	slices.SortFunc(keys, func(a, b protoreflect.MapKey) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(keys, func(a, b protoreflect.MapKey) int { return strings.Compare(b.String(), a.String()) })
 	e.WriteByte('{')
 	for i, k := range keys {
 		if i > 0 {
@@ -148,19 +225,28 @@ func (e encoder) value(v protoreflect.Value, fd protoreflect.FieldDescriptor, hi
 	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
 		e.text(v.String())
 	case protoreflect.FloatKind, protoreflect.DoubleKind:
-		out, err := json.Marshal(v.Float())
-		if err != nil {
-			out = []byte("0")
-		}
-		e.Write(out)
+		e.float(v, fd)
 	default:
 		e.WriteString(v.String())
 	}
 }
 
+func (e encoder) float(v protoreflect.Value, fd protoreflect.FieldDescriptor) {
+	var number any = v.Float()
+	if fd.Kind() == protoreflect.FloatKind {
+		number = float32(v.Float())
+	}
+	out, err := json.Marshal(number)
+	if err != nil {
+		e.text(v.String()) // NaN and the infinities are texts
+		return
+	}
+	e.Write(out)
+}
+
 func (e encoder) any(m protoreflect.Message, hide bool) {
 	packed, ok := m.Interface().(*anypb.Any)
-	if !ok {
+	if !ok || packed.GetTypeUrl() == "" {
 		e.WriteString("{}")
 		return
 	}
@@ -171,9 +257,9 @@ func (e encoder) any(m protoreflect.Message, hide bool) {
 	case err != nil:
 		e.WriteString(`,"value":`)
 		e.text(redacted) // what cannot be read might be a key
-	case strings.HasPrefix(string(inner.ProtoReflect().Descriptor().FullName()), "google.protobuf."):
+	case wellKnown(inner.ProtoReflect().Descriptor().FullName()):
 		e.WriteString(`,"value":`)
-		e.wellKnown(inner.ProtoReflect(), hide)
+		e.message(inner.ProtoReflect(), hide)
 	default:
 		e.fields(inner.ProtoReflect(), hide, false)
 	}
