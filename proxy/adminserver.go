@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +69,7 @@ func (s *Server) adminOptions() admin.Options {
 		Stats: s.registry, Bootstrap: s.boot, Version: s.opts.Version, Start: s.start,
 		CommandLine: s.opts.CommandLine, LogLevel: s.opts.LogLevel,
 		State: s.State, Refresh: s.refreshStats, Listeners: s.adminListeners, Clusters: s.adminClusters,
+		ListenersVersion: s.discovery.listenersVersion, ClustersVersion: s.discovery.clustersVersion,
 		Secrets: s.secrets.Handles, Inline: s.inlineSecrets,
 		Drain: s.drainListeners, Quit: s.Abort, Health: func(ok bool) { s.unhealthy.Store(!ok) },
 		ReopenLogs: s.logs.Reopen,
@@ -147,8 +150,8 @@ func (s *Server) adminListeners() []admin.Listener {
 		delete(refused, l.name)
 		out = append(out, one)
 	}
-	for name, r := range refused {
-		out = append(out, admin.Listener{Name: name, Dynamic: true, Refused: r.facts()})
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		out = append(out, admin.Listener{Name: name, Dynamic: true, Refused: refused[name].facts()})
 	}
 	for _, r := range s.discovery.refusals() {
 		out = append(out, admin.Listener{Name: r.Name, Dynamic: true, Refused: r.facts()})
@@ -185,19 +188,32 @@ func (r Refusal) facts() *admin.Refused {
 func (s *Server) adminClusters() []admin.Cluster {
 	var out []admin.Cluster
 	for _, c := range s.clusters.All() {
-		d := c.Describe()
-		one := admin.Cluster{
-			Name: d.Name, ObservabilityName: d.ObservabilityName, EDSService: d.EDSServiceName, Dynamic: d.AddedViaAPI,
-			Updated: d.Added, Source: d.Config.Source, EDS: d.Config.EDS != nil, Thresholds: d.Thresholds,
-			SuccessRateAverage: d.SuccessRateAverage, SuccessRateThreshold: d.SuccessRateThreshold,
-		}
-		if a := s.discovery.assignment(d); a != nil {
-			one.Assignment = a.Source
-		}
-		for _, h := range d.Hosts {
-			one.Hosts = append(one.Hosts, adminHost(h))
-		}
+		out = append(out, s.adminCluster(c))
+	}
+	for _, c := range s.clusters.Warming() {
+		one := s.adminCluster(c)
+		one.Warming = true
 		out = append(out, one)
+	}
+	return out
+}
+
+func (s *Server) adminCluster(c *cluster.Cluster) admin.Cluster {
+	d := c.Describe()
+	out := admin.Cluster{
+		Name: d.Name, ObservabilityName: d.ObservabilityName, EDSService: d.EDSServiceName, Dynamic: d.AddedViaAPI,
+		Updated: d.Added, Source: d.Config.Source, Thresholds: d.Thresholds, Outlier: d.Outlier,
+		SuccessRateAverage: d.SuccessRateAverage, SuccessRateThreshold: d.SuccessRateThreshold,
+		LocalSuccessRateAverage: d.LocalSuccessRateAverage, LocalRateThreshold: d.LocalSuccessRateEjection,
+	}
+	if d.AddedViaAPI {
+		out.Version = s.discovery.clustersVersion()
+	}
+	if a := s.discovery.assignment(d); a != nil {
+		out.Overprovisioning = a.Overprovisioning
+	}
+	for _, h := range d.Hosts {
+		out.Hosts = append(out.Hosts, adminHost(h))
 	}
 	return out
 }
@@ -213,8 +229,11 @@ func adminHost(h cluster.HostDescription) admin.Host {
 	return admin.Host{
 		Address: h.Address.String(), Hostname: h.Hostname, Locality: h.Locality, Weight: h.Weight, Priority: h.Priority,
 		HealthFlags: h.HealthFlags, EDSHealth: healthNames[status],
-		FailedHC: h.Failed.ActiveHealthCheck, FailedOutlier: h.Failed.OutlierCheck,
+		LocalityWeight: h.LocalityWeight, Canary: h.Canary, Metadata: h.Metadata,
+		FailedHC: h.Failed.ActiveHealthCheck, FailedOutlier: h.Failed.OutlierCheck, FailedDegraded: h.Failed.ActiveDegraded,
+		PendingRemoval: h.Failed.PendingDynamicRemoval, PendingActiveHC: h.Failed.PendingActiveHC,
+		ExcludedByHC: h.Failed.ExcludedViaImmediateHCFail, HCTimeout: h.Failed.ActiveHCTimeout,
 		CxActive: h.CxActive, CxConnectFail: h.CxConnectFail, CxTotal: h.CxTotal, RqActive: h.RqActive, RqTotal: h.RqTotal,
-		SuccessRate: h.SuccessRate,
+		SuccessRate: h.SuccessRate, LocalOriginSuccessRate: h.LocalOriginSuccessRate,
 	}
 }

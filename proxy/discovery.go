@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type discovery struct {
 	assignments map[string]*config.Assignment // guarded by mu; by cluster_name
 	following   map[string]bool               // guarded by mu; files of EDS
 	clusters    []*config.Cluster             // guarded by mu; static and dynamic
+	lds, cds    string                        // guarded by mu; version_info of the last update, "" for none
 	ctx         context.Context               //nolint:containedctx // guarded by mu; nil unless run runs
 	wait        sync.WaitGroup
 }
@@ -236,13 +239,27 @@ func (d *discovery) accept(path string) {
 	delete(d.refused, path)
 }
 
+// listenersVersion is version_info of the last LDS update; "" if there was none.
+func (d *discovery) listenersVersion() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lds
+}
+
+// clustersVersion is version_info of the last CDS update; "" if there was none.
+func (d *discovery) clustersVersion() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cds
+}
+
 // Refusals are the files whose current content is refused.
 func (d *discovery) refusals() []Refusal {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := make([]Refusal, 0, len(d.refused))
-	for _, r := range d.refused {
-		out = append(out, r)
+	for _, path := range slices.Sorted(maps.Keys(d.refused)) {
+		out = append(out, d.refused[path])
 	}
 	return out
 }
@@ -286,7 +303,7 @@ func versionOf(resp *discoveryv3.DiscoveryResponse, text []byte) string {
 }
 
 func (d *discovery) applyClusters(text []byte) error {
-	clusters, _, err := resources(text, func() *clusterv3.Cluster { return &clusterv3.Cluster{} }, d.decoding(), decode.Cluster)
+	clusters, version, err := resources(text, func() *clusterv3.Cluster { return &clusterv3.Cluster{} }, d.decoding(), decode.Cluster)
 	if err != nil {
 		return err
 	}
@@ -309,8 +326,11 @@ func (d *discovery) applyClusters(text []byte) error {
 			live.SetDynamic()
 		}
 	}
+	for _, c := range d.server.clusters.Warming() {
+		c.SetDynamic()
+	}
 	d.mu.Lock()
-	d.clusters = all
+	d.clusters, d.cds = all, version
 	d.mu.Unlock()
 	d.followAssignments()
 	return nil
@@ -323,6 +343,9 @@ func (d *discovery) applyListeners(text []byte) error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	d.lds = version
+	d.mu.Unlock()
 	names := map[string]bool{}
 	var errs []error
 	for _, l := range wanted {

@@ -127,6 +127,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	group, background := errgroup.WithContext(s.serving)
 	group.Go(func() error { return s.secrets.Run(background) })
+	group.Go(func() error { return s.registry.Run(background) })
 	group.Go(func() error { return s.clusters.Run(background) })
 	group.Go(func() error { return s.discovery.run(background) })
 	group.Go(func() error { return s.serveAdmin(background) })

@@ -107,11 +107,6 @@ type Cluster struct {
 	Outlier                                     bool
 	SuccessRateAverage, SuccessRateThreshold    float64
 	LocalSuccessRateAverage, LocalRateThreshold float64
-
-	// Assignment and EDS are not shown: endpoints are dumped from Hosts, as in
-	// Envoy.
-	Assignment proto.Message
-	EDS        bool
 }
 
 // Host is one endpoint.

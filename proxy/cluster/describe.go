@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
 )
@@ -34,10 +36,13 @@ type HostDescription struct {
 	Additional []flow.Addr
 	Hostname   string
 	Locality   config.Locality
-	Weight     uint32
-	Priority   uint32
-	Canary     bool
-	Health     Health
+	// LocalityWeight is the weight of the locality; 0: unset.
+	LocalityWeight uint32
+	Weight         uint32
+	Priority       uint32
+	Canary         bool
+	Metadata       map[string]*structpb.Struct // filter_metadata; not to be changed
+	Health         Health
 	// HealthFlags are as /clusters prints them: "healthy" or
 	// "/failed_active_hc...". EDSStatus is the configured one.
 	HealthFlags string
@@ -109,9 +114,9 @@ func (h *Host) describe() HostDescription {
 	d := HostDescription{
 		Address: flowAddr(s.address), Hostname: s.hostname, Locality: s.locality.Locality,
 		Weight: max(1, s.endpoint.Weight), Priority: s.priority(), Health: h.Health(), HealthFlags: h.Flags(),
-		EDSStatus: s.endpoint.Health,
-		Canary:    s.endpoint.Metadata["envoy.lb"].GetFields()["canary"].GetBoolValue(),
-		CxActive:  uint64(max(0, h.count.cxActive.Load())), CxConnectFail: h.count.cxConnectFail.Load(), CxTotal: h.count.cxTotal.Load(),
+		EDSStatus: s.endpoint.Health, Metadata: s.endpoint.Metadata, LocalityWeight: s.locality.Weight,
+		Canary:   s.endpoint.Metadata["envoy.lb"].GetFields()["canary"].GetBoolValue(),
+		CxActive: uint64(max(0, h.count.cxActive.Load())), CxConnectFail: h.count.cxConnectFail.Load(), CxTotal: h.count.cxTotal.Load(),
 		RqActive: uint64(max(0, h.count.rqActive.Load())), RqTotal: h.count.rqTotal.Load(),
 		SuccessRate: h.eject.external.show(), LocalOriginSuccessRate: h.eject.local.show(),
 	}

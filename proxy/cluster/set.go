@@ -83,6 +83,15 @@ func (s *Set) All() []*Cluster {
 	})
 }
 
+// Warming is every cluster that waits to take the place of one of All, by name.
+func (s *Set) Warming() []*Cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.warming), func(a, b *Cluster) int {
+		return cmp.Compare(a.cfg.Name, b.cfg.Name)
+	})
+}
+
 // Apply makes cfgs the clusters of the set. Clusters whose Digest is the same
 // live on; changed ones take the place of the old when they are warm; those
 // that cfgs does not have are removed. On an error nothing has changed.
