@@ -34,7 +34,8 @@ func (c *Cluster) Connect(ctx context.Context, req Request) (*Conn, error) {
 		return nil, flow.End(flow.StageCluster, flow.NoClusterFound, fmt.Errorf("cluster %q has been removed", c.cfg.Name))
 	}
 	if info := req.Info; info != nil {
-		info.UpstreamCluster = c.cfg.Name
+		info.UpstreamCluster, info.UpstreamClusterStat = c.cfg.Name, c.cfg.AltStatName
+		info.ClusterMetadata = c.cfg.Metadata
 		info.UpstreamHost, info.UpstreamLocal = flow.Addr{}, flow.Addr{}
 		info.Upstream, info.UpstreamFailure, info.TransportSocketMatch = nil, "", ""
 	}
@@ -137,7 +138,9 @@ func (c *Cluster) connect(ctx context.Context, h *Host, req *Request) (*Conn, er
 	spec, t, start := h.spec.Load(), c.traffic(), time.Now()
 	if req.Info != nil {
 		req.Info.UpstreamAttempts++
-		req.Info.UpstreamHost = flowAddr(spec.address)
+		req.Info.UpstreamHost, req.Info.UpstreamHostname = flowAddr(spec.address), spec.hostname
+		req.Info.UpstreamMetadata = spec.endpoint.Metadata
+		req.Info.UpstreamDial, req.Info.UpstreamDialed = start, time.Time{}
 		req.Info.TransportSocketMatch = spec.socket.match
 	}
 	timed, cancel := context.WithTimeoutCause(ctx, c.cfg.ConnectTimeout, errConnectTimeout)
@@ -172,6 +175,9 @@ func (c *Cluster) open(ctx context.Context, spec *hostSpec, req *Request) (relay
 	raw, err := c.dialer.dial(ctx, append([]config.Address{spec.address}, spec.additional...)...)
 	if err != nil {
 		return nil, nil, flow.StageConnect, err
+	}
+	if req.Info != nil {
+		req.Info.UpstreamDialed = time.Now()
 	}
 	rc, state, err := spec.socket.handshake(ctx, raw, spec.hostname, req.ALPN)
 	if err != nil {
