@@ -60,9 +60,11 @@ func (p *tcpProxy) ended(c *Conn, up *leg, res relay.Result) error {
 		return nil
 	case relay.DownstreamReset:
 		resetOnClose(up.Conn)
+		c.Info.DownstreamReset = flow.ResetByPeer
 		end.Err = fmt.Errorf("downstream: %w", orUnknown(res.Err))
 	case relay.UpstreamReset:
 		resetOnClose(c.Conn)
+		c.Info.DownstreamReset, c.Info.UpstreamReset = flow.ResetByUs, flow.ResetByPeer
 		if errors.Is(res.Err, syscall.ECONNRESET) || errors.Is(res.Err, syscall.EPIPE) {
 			end.Flags = flow.UpstreamRemoteReset
 		}
