@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -354,19 +355,34 @@ func TestOneDirectionGoesOnAfterTheOtherHasEnded(t *testing.T) {
 func TestCloseDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
 	for _, blocked := range []bool{false, true} {
 		ours, _, _ := linked(t, &tls.Config{}, nil)
-		ours.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		beneath := ours.NetConn()
+		beneath.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		for {
-			if _, err := ours.Write(make([]byte, 256<<10)); err != nil {
-				break
+			if _, err := beneath.Write(make([]byte, 256<<10)); err != nil {
+				break // the socket is full
 			}
 		}
+		beneath.SetWriteDeadline(time.Time{})
 		var writer sync.WaitGroup
 		if blocked {
-			ours.SetWriteDeadline(time.Time{})
-			writer.Go(func() { ours.Write(make([]byte, 16<<20)) })
+			writer.Go(func() {
+				for {
+					if _, err := ours.Write(make([]byte, 64<<10)); err != nil {
+						return
+					}
+				}
+			})
+			for held := 0; held < 10000; runtime.Gosched() { // until the writer waits for the socket
+				if held++; ours.records.mu.TryLock() {
+					ours.records.mu.Unlock()
+					held = 0
+				}
+			}
 		}
 		start := time.Now()
-		ours.Close()
+		if err := ours.Close(); err != nil {
+			t.Error(err)
+		}
 		writer.Wait()
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("took %s (a write was blocked: %t)", took, blocked)

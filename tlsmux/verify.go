@@ -121,6 +121,10 @@ func (p *policy) verify(q question) *HandshakeError {
 	if sans == nil {
 		sans = p.SANs
 	}
+	if len(sans) > 0 && len(p.Roots) == 0 && p.bundles == nil {
+		// Envoy refuses such a context where it is merged.
+		return &HandshakeError{Reason: ReasonUnknownRoot, What: "cannot be verified: the context matches names, but has no roots"}
+	}
 	names := altNames(leaf)
 	if p.TrustDomains != nil { // only the URI is bound to the trust domain
 		names = slices.DeleteFunc(names, func(n altName) bool { return n.kind != certs.SANURI })

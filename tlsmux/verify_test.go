@@ -154,7 +154,8 @@ func TestEachChainIsJudgedAsEnvoyDoes(t *testing.T) {
 		"a pinned hash, an unknown root":   {certs.Validation{Roots: anchors, CertHashes: [][32]byte{sha256.Sum256(w.stranger.cert.Raw)}}, w.stranger.chain(), noIssuer("0")},
 		"untrusted, which is accepted":     {certs.Validation{Roots: anchors, AcceptUntrusted: true}, w.stranger.chain(), ok},
 		"untrusted with another name, too": {certs.Validation{Roots: anchors, SANs: san, AcceptUntrusted: true}, w.good.chain(), ok},
-		"nothing to verify with":           {certs.Validation{}, w.good.chain(), verdict{ReasonUnknownRoot, "", "fail_verify_error"}}, // ours: Envoy asks for none
+		"names without roots":              {certs.Validation{SANs: san, CertHashes: [][32]byte{hash}}, w.good.chain(), verdict{ReasonUnknownRoot, "", "fail_verify_error"}}, // ours: Envoy refuses the context
+		"nothing to verify with":           {certs.Validation{}, w.good.chain(), verdict{ReasonUnknownRoot, "", "fail_verify_error"}},                                        // ours: Envoy asks for none
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
