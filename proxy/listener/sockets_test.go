@@ -207,3 +207,24 @@ func TestAnAddressThatIsNotHereNeedsFreebind(t *testing.T) {
 	cfg.Freebind = true
 	listen(t, cfg)
 }
+
+// IP_TRANSPARENT needs CAP_NET_ADMIN: with it the option is set, without it the
+// refusal says what was refused.
+func TestATransparentListenerHasTheOptionOrSaysWhyNot(t *testing.T) {
+	for _, c := range []struct {
+		address     string
+		level, name int
+	}{{"127.0.0.1:0", unix.SOL_IP, unix.IP_TRANSPARENT}, {"[::1]:0", unix.SOL_IPV6, unix.IPV6_TRANSPARENT}} {
+		all, err := Listen(&config.Listener{Address: ip(c.address), Transparent: true})
+		if err != nil {
+			if !errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), "IP_TRANSPARENT") {
+				t.Errorf("%s: %v", c.address, err)
+			}
+			continue
+		}
+		defer all[0].Close()
+		if option(t, all[0], c.level, c.name) != 1 {
+			t.Errorf("%s: the option is not set", c.address)
+		}
+	}
+}
