@@ -41,6 +41,7 @@ type discovery struct {
 	refused     map[string]Refusal            // guarded by mu; by file
 	assignments map[string]*config.Assignment // guarded by mu; by cluster_name
 	following   map[string]bool               // guarded by mu; files of EDS
+	last        map[string]string             // guarded by mu; by file: the content that was applied or refused last
 	clusters    []*config.Cluster             // guarded by mu; static and dynamic
 	lds, cds    string                        // guarded by mu; version_info of the last update, "" for none
 	ctx         context.Context               //nolint:containedctx // guarded by mu; nil unless run runs
@@ -48,7 +49,7 @@ type discovery struct {
 }
 
 func newDiscovery(s *Server) *discovery {
-	d := &discovery{server: s, refused: map[string]Refusal{}, assignments: map[string]*config.Assignment{}, following: map[string]bool{}, clusters: s.boot.Clusters}
+	d := &discovery{server: s, refused: map[string]Refusal{}, assignments: map[string]*config.Assignment{}, following: map[string]bool{}, last: map[string]string{}, clusters: s.boot.Clusters}
 	node, _ := s.boot.Node.Source.(*corev3.Node)
 	d.sds = sds.NewClient(sds.Options{Dial: d.dial, Node: node, Decode: d.decodeSecret})
 	return d
@@ -112,8 +113,7 @@ func (d *discovery) followFile(source *certs.Source, apply func([]byte) error) {
 	}
 }
 
-// followAssignments follows the files of all EDS clusters, each once. A file
-// that is new is read at once.
+// followAssignments follows the files of all EDS clusters, each once.
 func (d *discovery) followAssignments() {
 	d.mu.Lock()
 	clusters := d.clusters
@@ -130,20 +130,8 @@ func (d *discovery) followAssignments() {
 		}
 		d.mu.Unlock()
 		if begin {
-			d.readOnce(source, d.applyAssignments)
 			d.followFile(source, d.applyAssignments)
 		}
-	}
-}
-
-// readOnce applies a file as it is now.
-func (d *discovery) readOnce(source *certs.Source, apply func([]byte) error) {
-	text, err := readStable(source.Path)
-	if err == nil {
-		err = apply(text)
-	}
-	if err != nil {
-		d.refuse(source.Path, err)
 	}
 }
 
@@ -167,37 +155,38 @@ func (d *discovery) loadOnce(source *certs.Source, apply func([]byte) error) err
 	if source == nil {
 		return nil
 	}
-	text, err := readStable(source.Path)
-	if err == nil {
-		err = apply(text)
-	}
-	if err != nil {
+	if err := d.look(source.Path, apply); err != nil {
 		return fmt.Errorf("%s: %w", source.Path, err)
 	}
 	return nil
 }
 
+// look applies a file if its content is another than last time.
+func (d *discovery) look(path string, apply func([]byte) error) error {
+	text, err := readStable(path)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	last, seen := d.last[path]
+	d.last[path] = string(text)
+	d.mu.Unlock()
+	if seen && last == string(text) {
+		return nil
+	}
+	if err := apply(text); err != nil {
+		return err
+	}
+	d.accept(path)
+	return nil
+}
+
 // follow applies a file whenever its content changes, until ctx ends.
 func (d *discovery) follow(ctx context.Context, source *certs.Source, apply func([]byte) error) {
-	last, err := readStable(source.Path)
-	if err != nil {
-		d.refuse(source.Path, err)
-	}
 	changed := func() {
-		text, err := readStable(source.Path)
-		if err != nil {
+		if err := d.look(source.Path, apply); err != nil {
 			d.refuse(source.Path, err)
-			return
 		}
-		if string(text) == string(last) {
-			return
-		}
-		last = text
-		if err := apply(text); err != nil {
-			d.refuse(source.Path, err)
-			return
-		}
-		d.accept(source.Path)
 	}
 	if err := certs.Watch(ctx, certs.Dirs(source.Path, source.WatchedDirectory), changed); err != nil {
 		d.refuse(source.Path, err)
