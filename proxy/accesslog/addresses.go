@@ -12,8 +12,8 @@ func addAddresses(all map[string]spec) {
 		name, port string
 		get        func(*flow.Info) flow.Addr
 	}{
-		{"DOWNSTREAM_REMOTE", "DOWNSTREAM_REMOTE_PORT", func(i *flow.Info) flow.Addr { return i.Remote }},
-		{"DOWNSTREAM_DIRECT_REMOTE", "DOWNSTREAM_DIRECT_REMOTE_PORT", func(i *flow.Info) flow.Addr { return i.DirectRemote }},
+		{"DOWNSTREAM_REMOTE", "DOWNSTREAM_REMOTE_PORT", func(i *flow.Info) flow.Addr { return orOf(i.Remote, i.Local) }},
+		{"DOWNSTREAM_DIRECT_REMOTE", "DOWNSTREAM_DIRECT_REMOTE_PORT", func(i *flow.Info) flow.Addr { return orOf(i.DirectRemote, i.DirectLocal) }},
 		{"DOWNSTREAM_LOCAL", "DOWNSTREAM_LOCAL_PORT", func(i *flow.Info) flow.Addr { return i.Local }},
 		{"DOWNSTREAM_DIRECT_LOCAL", "DOWNSTREAM_DIRECT_LOCAL_PORT", func(i *flow.Info) flow.Addr { return i.DirectLocal }},
 		{"UPSTREAM_LOCAL", "UPSTREAM_LOCAL_PORT", func(i *flow.Info) flow.Addr { return i.UpstreamLocal }},
@@ -42,7 +42,18 @@ func connectedHost(i *flow.Info) flow.Addr {
 	return i.UpstreamHost
 }
 
-func isSet(a flow.Addr) bool { return a.IsIP() || a.Path != "" }
+// orOf is a, or if it is the unnamed end of a unix socket, the other end, as in
+// Envoy.
+func orOf(a, other flow.Addr) flow.Addr {
+	if !isSet(a) {
+		return other
+	}
+	return a
+}
+
+// isSet reports whether there is something to print. Package net calls an
+// unnamed unix socket "@".
+func isSet(a flow.Addr) bool { return a.IsIP() || a.Path != "" && a.Path != "@" }
 
 func whole(get func(*flow.Info) flow.Addr) operator {
 	return operator{text: func(b []byte, e *entry) ([]byte, bool) {
@@ -50,7 +61,10 @@ func whole(get func(*flow.Info) flow.Addr) operator {
 		if a.IsIP() {
 			return a.AppendTo(b), true
 		}
-		return append(b, a.Path...), a.Path != ""
+		if !isSet(a) {
+			return b, false
+		}
+		return append(b, a.Path...), true
 	}}
 }
 
@@ -60,7 +74,10 @@ func host(get func(*flow.Info) flow.Addr) operator {
 		if a.IsIP() {
 			return a.Addr().AppendTo(b), true
 		}
-		return append(b, a.Path...), a.Path != ""
+		if !isSet(a) {
+			return b, false
+		}
+		return append(b, a.Path...), true
 	}}
 }
 

@@ -172,6 +172,7 @@ func overTCP(t testing.TB, g golden) *flow.Info {
 func overUnix(t testing.TB, g golden) *flow.Info {
 	i := overTCP(t, g)
 	i.UpstreamHostname, i.UpstreamCluster, i.FilterChain = "", "cunix", "chain-unix"
+	i.Remote, i.DirectRemote, i.UpstreamLocal = flow.Addr{Path: "@"}, flow.Addr{}, flow.Addr{Path: "@"} // unnamed
 	return i
 }
 
