@@ -100,7 +100,7 @@ func explainID(x *ServerExplanation, p *policy, text string) error {
 		f = &HandshakeError{Reason: ReasonUnknownRoot, What: fmt.Sprintf("is of trust domain %q, for which there is no bundle", id.TrustDomain().Name())}
 	}
 	if f != nil && !p.AcceptsAny() {
-		f.Side, f.Peer, f.Roots = Downstream, &PeerFacts{SANs: []string{"URI " + text}, Issuer: "any of the roots"}, x.Roots
+		f.Side, f.Peer, f.Roots = Downstream, &PeerFacts{SANs: []string{"URI " + text}}, x.Roots
 		return f
 	}
 	x.State.PeerVerified = f == nil && p.Verifies()

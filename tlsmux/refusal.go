@@ -16,8 +16,11 @@ import (
 type Reason string
 
 const (
-	ReasonNotReady    Reason = "secret_not_ready"
-	ReasonUnusable    Reason = "context_unusable"
+	// Ours: a secret has never come, or the context cannot be used.
+	ReasonNotReady Reason = "secret_not_ready"
+	ReasonUnusable Reason = "context_unusable"
+
+	// The peer's certificate.
 	ReasonNoCert      Reason = "no_certificate"
 	ReasonChain       Reason = "chain"
 	ReasonUnknownRoot Reason = "unknown_root"
@@ -29,14 +32,17 @@ const (
 	ReasonCRL         Reason = "crl"
 	ReasonSAN         Reason = "san"
 	ReasonHash        Reason = "hash"
-	ReasonAlert       Reason = "peer_alert"
-	ReasonEOF         Reason = "eof"
-	ReasonReset       Reason = "reset"
-	ReasonTimeout     Reason = "timeout"
-	ReasonCanceled    Reason = "canceled"
-	ReasonNotTLS      Reason = "not_tls"
-	ReasonProtocol    Reason = "protocol"
-	ReasonNoSNI       Reason = "no_sni"
+
+	// The connection. ReasonAlert: the peer refuses us, and only its log has
+	// the reason.
+	ReasonAlert    Reason = "peer_alert"
+	ReasonEOF      Reason = "eof"
+	ReasonReset    Reason = "reset"
+	ReasonTimeout  Reason = "timeout"
+	ReasonCanceled Reason = "canceled"
+	ReasonNotTLS   Reason = "not_tls"
+	ReasonProtocol Reason = "protocol"
+	ReasonNoSNI    Reason = "no_sni"
 )
 
 // HandshakeError is a handshake that failed, with everything that is needed to
@@ -93,6 +99,9 @@ func (p *PeerFacts) String() string {
 	names := listed(p.SANs, ", ")
 	if len(p.SANs) == 0 {
 		names = fmt.Sprintf("subject %q without any SAN", p.Subject)
+	}
+	if p.Serial == "" { // described by its name alone
+		return printable(names)
 	}
 	return fmt.Sprintf("%s (issued by %q, serial %s)", printable(names), p.Issuer, p.Serial)
 }
