@@ -7,10 +7,9 @@ var tlsSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer": {},
 	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext": {
 		works: "common_tls_context require_client_certificate require_sni session_ticket_keys session_ticket_keys_sds_secret_config " +
-			"disable_stateless_session_resumption session_timeout ocsp_staple_policy prefer_client_ciphers",
+			"disable_stateless_session_resumption session_timeout ocsp_staple_policy prefer_client_ciphers full_scan_certs_on_sni_mismatch",
 		ignored: map[string]string{
 			"disable_stateful_session_resumption": "sessions are only resumed by tickets",
-			"full_scan_certs_on_sni_mismatch":     "all certificates are always looked at",
 		},
 	},
 	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext": {

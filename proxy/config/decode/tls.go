@@ -13,6 +13,7 @@ func (d *decoder) serverTLS(c *tlsv3.DownstreamTlsContext, place at) *tlsmux.Ser
 	out := &tlsmux.ServerConfig{
 		RequireClientCertificate: c.GetRequireClientCertificate().GetValue(),
 		RequireSNI:               c.GetRequireSni().GetValue(),
+		FullScanCertificates:     c.GetFullScanCertsOnSniMismatch().GetValue(),
 		DisableTickets:           c.GetDisableStatelessSessionResumption(),
 		PreferClientCiphers:      c.GetPreferClientCiphers(),
 		SessionTimeout:           duration(c.GetSessionTimeout(), 0, place.in("session_timeout")),
@@ -34,7 +35,7 @@ func (d *decoder) serverTLS(c *tlsv3.DownstreamTlsContext, place at) *tlsmux.Ser
 		in.bad("has no certificate: a server needs tls_certificates or tls_certificate_sds_secret_configs")
 	}
 	if out.RequireClientCertificate && out.Validation == nil && out.ValidationRef == nil {
-		d.warn(place.in("require_client_certificate"), "without a validation context accepts any certificate")
+		d.warn(place.in("require_client_certificate"), "without a validation context refuses every client: there is nothing to verify its certificate with")
 	}
 	return out
 }
