@@ -169,11 +169,13 @@ func (s *Server) begin(ctx context.Context) {
 	}
 }
 
-// waitSecrets waits until every listener has its secrets, or has given up
-// waiting for them.
+// waitSecrets waits until every secret that a listener or a cluster needs is
+// there, or has not come within its initial_fetch_timeout.
 func (s *Server) waitSecrets(ctx context.Context) {
-	for _, l := range s.listeners.sorted() {
-		if l.current().waitReady(ctx) != nil {
+	for _, h := range s.secrets.Handles() {
+		select {
+		case <-h.Initial():
+		case <-ctx.Done():
 			return
 		}
 	}

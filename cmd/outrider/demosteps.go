@@ -43,9 +43,9 @@ func waitsForSecrets(ctx context.Context, m *mesh) outcome {
 	}
 	o.ok = before != nil && after == nil
 	o.seen = fmt.Sprintf("%s; %s", verdict(before), verdict(after))
-	line, err := m.client.accessLine(ctx, "not supplied by SDS")
+	line, err := m.client.accessLine(ctx, "not_supplied_by_SDS")
 	if _, reason, found := strings.Cut(line, "secret"); found {
-		o.seen += " (secret" + reason + ")"
+		o.seen += " (secret" + words(reason) + ")"
 	}
 	return o.failed(err)
 }
@@ -106,9 +106,12 @@ func wrongIdentity(ctx context.Context, m *mesh) outcome {
 	if _, reason, found := strings.Cut(line, "URX"); found {
 		line = reason
 	}
-	o.seen = line
+	o.seen = words(strings.TrimLeft(line, " 0"))
 	return o.failed(logErr)
 }
+
+// words undoes what a text log does to a reason, which is one word there.
+func words(reason string) string { return strings.ReplaceAll(reason, "_", " ") }
 
 // How the rotation is done: this many callers, each on a new connection for
 // every exchange, while both certificates are replaced again and again.

@@ -38,8 +38,13 @@ func newWorld(t *testing.T) *world {
 // look for it.
 func (w *world) agent(dir, id string) *sdsserver.Server {
 	w.t.Helper()
-	// A short path: unix sockets allow 108 bytes.
-	s, err := sdsserver.Listen(filepath.Join(dir, "sds"))
+	return w.agentAt(filepath.Join(dir, "sds"), id)
+}
+
+// agentAt serves secrets for id on a socket, whose path has 108 bytes at most.
+func (w *world) agentAt(path, id string) *sdsserver.Server {
+	w.t.Helper()
+	s, err := sdsserver.Listen(path)
 	if err != nil {
 		w.t.Fatal(err)
 	}

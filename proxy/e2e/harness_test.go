@@ -78,7 +78,24 @@ func start(t *testing.T, k kind, dir, bootstrap string, flags ...string) *runnin
 	t.Helper()
 	file, admin := filepath.Join(dir, "bootstrap.yaml"), filepath.Join(dir, "admin-address")
 	write(t, file, "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n"+bootstrap)
-	args := append([]string{"-c", file, "--disable-hot-restart", "--admin-address-path", admin,
+	return launch(t, k, dir, file, append([]string{"--admin-address-path", admin}, flags...)...)
+}
+
+// startExample runs a proxy on a file as it is, and returns when it is LIVE.
+func startExample(t *testing.T, k kind, dir, file string) *running {
+	t.Helper()
+	path, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return launch(t, k, dir, path, "--admin-address-path", filepath.Join(dir, "admin-address")).ready()
+}
+
+// launch starts the process, and waits for its admin address.
+func launch(t *testing.T, k kind, dir, file string, flags ...string) *running {
+	t.Helper()
+	admin := filepath.Join(dir, "admin-address")
+	args := append([]string{"-c", file, "--disable-hot-restart",
 		"--file-flush-interval-msec", "100", "--drain-time-s", "2", "-l", "warning",
 		"--service-node", "node", "--service-cluster", "cluster"}, flags...)
 	r := &running{t: t, kind: k, dir: dir, log: &lockedBuffer{}}
@@ -283,4 +300,24 @@ func ask(addr, text string) (string, error) {
 	out := make([]byte, len(text))
 	n, err := io.ReadFull(c, out)
 	return string(out[:n]), err
+}
+
+// serveAt echoes on a fixed address until the returned function is called.
+func serveAt(t *testing.T, addr string) func() {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); io.Copy(c, c) }()
+		}
+	}()
+	return func() { ln.Close() }
 }
