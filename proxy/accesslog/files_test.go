@@ -163,6 +163,35 @@ func TestAPipeThatNobodyReadsHoldsUpNothing(t *testing.T) {
 	}
 }
 
+// stdout may be a blocking pipe, whose writes no deadline ends.
+func TestAStreamThatNobodyReadsDoesNotKeepTheServerFromEnding(t *testing.T) {
+	var fds [2]int
+	if err := syscall.Pipe(fds[:]); err != nil {
+		t.Fatal(err)
+	}
+	out := os.NewFile(uintptr(fds[1]), "blocking")
+	files := NewFiles(FilesOptions{FlushInterval: time.Millisecond})
+	f := &file{
+		path: "/dev/stdout", delay: time.Millisecond, counts: &files.counts, current: out,
+		some: make(chan struct{}, 1), many: make(chan struct{}, 1),
+	}
+	files.files[f.path] = f
+	stop := running(files)
+	f.write(make([]byte, 1<<20))
+	ended := make(chan struct{})
+	go func() { defer close(ended); stop(); files.Close() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * closeGrace):
+		t.Error("the server does not end")
+	}
+	syscall.Close(fds[0]) // the writer goes on, and fails
+	<-ended
+	f.writing.Lock() // it has ended
+	f.writing.Unlock()
+	out.Close()
+}
+
 func TestAFullDiskLosesLinesAndCountsThem(t *testing.T) {
 	if _, err := os.Stat("/dev/full"); err != nil {
 		t.Fatal(err)

@@ -221,7 +221,9 @@ func TestContextEndsARelayAtOnce(t *testing.T) {
 }
 
 func TestPrologueReadsFirstAndItsRestIsPassedOn(t *testing.T) {
+	var in, out atomic.Uint64
 	client, server, result := relayed(t, Plain, Options{
+		FromDownstream: &in, ToUpstream: &out,
 		DownstreamFirst: func(c Conn) ([]byte, error) {
 			b := make([]byte, 4)
 			_, err := io.ReadFull(c, b)
@@ -241,6 +243,9 @@ func TestPrologueReadsFirstAndItsRestIsPassedOn(t *testing.T) {
 	}
 	server.Close()
 	<-result
+	if in.Load() != 4 || out.Load() != 4 {
+		t.Errorf("counted %d in, %d out, want the 4 that were not the prologue's", in.Load(), out.Load())
+	}
 }
 
 func TestAPanicIsAnErrorOfThatRelay(t *testing.T) {
