@@ -46,10 +46,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		p[0], c.peeked = c.first[0], false
 	} else {
 		var err error
-		if n, err = c.Conn.Read(p); err != nil {
+		n, err = c.Conn.Read(p)
+		if c.noted(n == len(p), err); err != nil {
 			return n, c.readFailure(err)
 		}
-		c.rest = n == len(p)
 	}
 	for n < len(p) && (c.rest || c.records.hasRecord()) {
 		m, err := c.readNow(p[n:])
@@ -66,9 +66,14 @@ func (c *Conn) readNow(p []byte) (int, error) {
 	c.records.nonblock = true
 	n, err := c.Conn.Read(p)
 	c.records.nonblock = false
-	c.rest = n == len(p)
-	c.over = err != nil && !errors.Is(err, errWouldBlock{}) && !errors.Is(err, os.ErrDeadlineExceeded)
+	c.noted(n == len(p), err)
 	return n, err
+}
+
+// noted keeps what a read of crypto/tls tells about the next.
+func (c *Conn) noted(filled bool, err error) {
+	c.rest = filled
+	c.over = err != nil && !errors.Is(err, errWouldBlock{}) && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (c *Conn) readFailure(err error) error {

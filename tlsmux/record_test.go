@@ -329,6 +329,9 @@ func TestHowAConnectionEnds(t *testing.T) {
 				if _, again := ours.Read(make([]byte, 10)); !c.want(again) {
 					t.Errorf("then %v", again)
 				}
+				if again := ours.WaitReadable(); again != nil && !c.want(again) {
+					t.Errorf("then, waiting, %v", again)
+				}
 			})
 		}
 	}
