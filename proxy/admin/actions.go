@@ -109,7 +109,7 @@ func (a *handler) logging(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "active loggers:\n  all: %s\n\n", levelName(a.opts.LogLevel.Level()))
 }
 
-// runtimeModify changes nothing, as Envoy without an admin layer.
+// runtimeModify changes nothing: an admin layer stays empty.
 func (a *handler) runtimeModify(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
@@ -119,5 +119,5 @@ func (a *handler) runtimeModify(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n")
 		return
 	}
-	refuse(w, http.StatusServiceUnavailable, "No admin layer specified")
+	refuse(w, http.StatusServiceUnavailable, "the runtime cannot be changed while the server runs: change layered_runtime in the bootstrap")
 }

@@ -87,7 +87,7 @@ func (a *handler) acts() []route {
 		{path: "/quitquitquit", help: "end the server", post: true, serve: a.quit},
 		{path: "/reopen_logs", help: "open the access logs anew", post: true, serve: a.reopen},
 		{path: "/reset_counters", help: "set all counters to 0", post: true, serve: a.reset},
-		{path: "/runtime_modify", help: "refused: there is no admin layer", post: true, serve: a.runtimeModify},
+		{path: "/runtime_modify", help: "refused: the runtime does not change", post: true, serve: a.runtimeModify},
 	}
 }
 
