@@ -132,6 +132,15 @@ func TestACounterAndAGaugeOfOneNameAreTwoMetrics(t *testing.T) {
 	}
 }
 
+func TestGaugesHaveNoSign(t *testing.T) {
+	r := New()
+	r.Root().Gauge("hash").SetUnsigned(17234765554138278603)
+	r.Root().Gauge("less").Dec()
+	if got, want := text(t, r, Query{}), "hash: 17234765554138278603\nless: 0\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestScopesOfOnePrefixShareTheirMetrics(t *testing.T) {
 	r := New()
 	r.Scope("cluster").Tagged("envoy_cluster_name", "a.b").Counter("x").Inc()

@@ -36,8 +36,14 @@ func (r *Registry) Text(w io.Writer, q Query) error {
 	return out.Flush()
 }
 
-// shown is the value for output. Envoy's gauges have no sign.
-func (g *Gauge) shown() uint64 { return uint64(max(g.Value(), 0)) }
+// shown is the value for output. Envoy's gauges have no sign: less than 0,
+// which is for a moment between two counters, is 0.
+func (g *Gauge) shown() uint64 {
+	if g.unsigned.Load() {
+		return uint64(g.Value())
+	}
+	return uint64(max(g.Value(), 0))
+}
 
 // shown is the text of a histogram after its name and colon.
 func (h *Histogram) shown(b Buckets) string {

@@ -27,8 +27,9 @@ func (c *Counter) reset() {
 
 // Gauge goes up and down.
 type Gauge struct {
-	n    atomic.Int64
-	used atomic.Bool
+	n        atomic.Int64
+	used     atomic.Bool
+	unsigned atomic.Bool // n is a uint64
 }
 
 // Inc adds one.
@@ -49,6 +50,13 @@ func (g *Gauge) Set(n int64) {
 	g.touch()
 }
 
+// SetUnsigned makes it n, which may be more than an int64: a hash (Envoy:
+// version).
+func (g *Gauge) SetUnsigned(n uint64) {
+	g.unsigned.Store(true)
+	g.Set(int64(n))
+}
+
 // touch writes only once: the flag shares a cache line with the value.
 func (g *Gauge) touch() {
 	if !g.used.Load() {
@@ -56,7 +64,8 @@ func (g *Gauge) touch() {
 	}
 }
 
-// Value is the gauge now.
+// Value is the gauge now; a negative number if SetUnsigned gave more than an
+// int64 holds.
 func (g *Gauge) Value() int64 { return g.n.Load() }
 
 // TextReadout is a text that changes (Envoy: version_text).
