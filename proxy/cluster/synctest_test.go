@@ -361,6 +361,9 @@ func checkedSet(t *testing.T, probe health.Probe, change func(*config.Cluster)) 
 	if err := s.Apply([]*config.Cluster{cfg}); err != nil {
 		t.Fatal(err)
 	}
+	if s.Warm() {
+		t.Fatal("warm before the first health check")
+	}
 	s.Get("a").health.newProbe = func(*config.HealthCheck, health.Target) health.Probe { return probe }
 	s.Get("a").traffic().cxTotal.Inc() // the cluster has had traffic
 	ctx, cancel := context.WithCancel(t.Context())
@@ -380,9 +383,6 @@ func TestFirstHealthCheckDecidesAtOnceThenThresholdsDo(t *testing.T) {
 		probe := &fakeProbe{}
 		s, opts, stop := checkedSet(t, probe, nil)
 		defer stop()
-		if s.Warm() {
-			t.Fatal("warm before the first health check")
-		}
 		if err := s.WaitWarm(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -445,11 +445,10 @@ func TestAnAnswerThatSaysUnhealthyNeedsNoThreshold(t *testing.T) {
 func TestIdleClusterIsCheckedSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		probe := &fakeProbe{}
-		s, opts, stop := checkedSet(t, probe, nil)
+		s, _, stop := checkedSet(t, probe, nil)
 		defer stop()
-		fresh := opts.Stats.Scope("cluster").Tagged("envoy_cluster_name", "a")
-		fresh.Remove()
-		s.Get("a").trafficNow.Store(newTraffic(fresh))
+		// As though it had had no traffic.
+		s.Get("a").trafficNow.Store(newTraffic(stats.New().Scope("idle")))
 		synctest.Wait()
 		probe.answer(health.Result{})
 		time.Sleep(5*time.Minute + time.Second)

@@ -2,6 +2,7 @@ package health
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -54,19 +55,13 @@ func (p *grpcProbe) request(ctx context.Context) (*http.Request, error) {
 		return nil, err
 	}
 	frame := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(msg)))
-	authority := p.target.Hostname
-	if p.cfg.Authority != "" {
-		authority = p.cfg.Authority
-	}
-	if authority == "" {
-		authority = p.target.Cluster
-	}
+	host := cmp.Or(p.target.Hostname, p.cfg.Authority, p.target.Cluster)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost,
-		"http://"+hostForURL(authority)+healthpb.Health_Check_FullMethodName, bytes.NewReader(append(frame, msg...)))
+		"http://health-check.invalid"+healthpb.Health_Check_FullMethodName, bytes.NewReader(append(frame, msg...)))
 	if err != nil {
 		return nil, err
 	}
-	req.Host = authority
+	req.Host = authority(host)
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("Content-Type", "application/grpc")
 	req.Header.Set("Te", "trailers")

@@ -40,7 +40,7 @@ func httpRequest(ctx context.Context, cfg *config.HTTPHealthCheck, t Target) (*h
 	if err != nil {
 		return nil, fmt.Errorf("path: %w", err)
 	}
-	target.Scheme, target.Host = "http", hostForURL(host)
+	target.Scheme, target.Host = "http", "health-check.invalid" // Host says who is meant
 	var body io.Reader
 	if len(cfg.Send) > 0 {
 		body = bytes.NewReader(cfg.Send)
@@ -67,13 +67,37 @@ func httpRequest(ctx context.Context, cfg *config.HTTPHealthCheck, t Target) (*h
 	return req, nil
 }
 
-// hostForURL keeps a cluster name like outbound|80||a, which no URL can hold,
-// out of the URL; the Host header says it as it is.
-func hostForURL(host string) string {
-	if _, err := url.Parse("http://" + host + "/"); err != nil || strings.ContainsAny(host, "|/ @") {
-		return "health-check.invalid"
+// authority is host as HTTP/2 can carry it: what RFC 9113, section 8.3.1, does
+// not allow there becomes "_", as in outbound_80__a.
+func authority(host string) string {
+	return strings.Map(func(r rune) rune {
+		if r <= ' ' || r >= 0x7f || strings.ContainsRune(`"<>\^`+"`{|}/@?#", r) {
+			return '_'
+		}
+		return r
+	}, host)
+}
+
+// writeRequest writes req as HTTP/1.1 with its Host as it is: a cluster's name
+// (outbound|80||a) is what Envoy sends, and nothing that net/http would.
+func writeRequest(w io.Writer, req *http.Request, body []byte) error {
+	oneLine := strings.NewReplacer("\r", " ", "\n", " ")
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, req.URL.RequestURI(), oneLine.Replace(req.Host))
+	if len(body) > 0 {
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
 	}
-	return host
+	header := req.Header.Clone()
+	if header.Get("User-Agent") == "" {
+		header.Del("User-Agent")
+	}
+	if err := header.Write(&b); err != nil { // replaces line ends in values
+		return err
+	}
+	b.WriteString("\r\n")
+	b.Write(body)
+	_, err := w.Write(b.Bytes())
+	return err
 }
 
 // judge is what the answer means.
@@ -166,7 +190,7 @@ func (p *httpProbe) once(ctx context.Context, dial Dial) Result {
 }
 
 func (p *httpProbe) exchange(req *http.Request) (Result, bool, error) {
-	if err := req.Write(p.conn); err != nil {
+	if err := writeRequest(p.conn, req, p.cfg.Send); err != nil {
 		return Result{}, false, err
 	}
 	resp, err := http.ReadResponse(p.reader, req)
@@ -194,6 +218,7 @@ func (p *http2Probe) Check(ctx context.Context, dial Dial) Result {
 	if err != nil {
 		return Result{Kind: Active, Err: err}
 	}
+	req.Host = authority(req.Host)
 	resp, err := p.h2.do(ctx, dial, req)
 	if err != nil {
 		return failed(ctx, err)
