@@ -154,7 +154,9 @@ func (s *Server) adminListeners() []admin.Listener {
 		out = append(out, admin.Listener{Name: name, Dynamic: true, Refused: refused[name].facts()})
 	}
 	for _, r := range s.discovery.refusals() {
-		out = append(out, admin.Listener{Name: r.Name, Dynamic: true, Refused: r.facts()})
+		if s.boot.LDS != nil && s.boot.LDS.Path == r.Name {
+			out = append(out, admin.Listener{Name: r.Name, Dynamic: true, Refused: r.facts()})
+		}
 	}
 	return out
 }
@@ -194,6 +196,11 @@ func (s *Server) adminClusters() []admin.Cluster {
 		one := s.adminCluster(c)
 		one.Warming = true
 		out = append(out, one)
+	}
+	for _, r := range s.discovery.refusals() { // of CDS and EDS
+		if s.boot.LDS == nil || s.boot.LDS.Path != r.Name {
+			out = append(out, admin.Cluster{Name: r.Name, Dynamic: true, Refused: r.facts()})
+		}
 	}
 	return out
 }

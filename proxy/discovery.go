@@ -219,6 +219,9 @@ func (d *discovery) refuse(path string, err error) {
 	defer d.mu.Unlock()
 	d.refused[path] = Refusal{Name: path, When: time.Now(), Err: err}
 	d.server.stats.updateRejected.Inc()
+	if u := d.updateStats(path); u != nil {
+		u.refused(err)
+	}
 }
 
 func (d *discovery) accept(path string) {
@@ -226,6 +229,13 @@ func (d *discovery) accept(path string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.refused, path)
+	switch u := d.updateStats(path); u {
+	case nil:
+	case &d.server.stats.lm.lds:
+		u.took(d.lds)
+	default:
+		u.took(d.cds)
+	}
 }
 
 // listenersVersion is version_info of the last LDS update; "" if there was none.
@@ -328,15 +338,16 @@ func (d *discovery) applyClusters(text []byte) error {
 // applyListeners makes the listeners of text the dynamic ones. Each stands for
 // itself: one that is refused keeps its old version, the others change.
 func (d *discovery) applyListeners(text []byte) error {
-	wanted, version, err := resources(text, func() *listenerv3.Listener { return &listenerv3.Listener{} }, d.decoding(), decode.Listener)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	d.lds = version
-	d.mu.Unlock()
 	names := map[string]bool{}
-	var errs []error
+	decodeOne := func(l *listenerv3.Listener, o decode.Options) (*config.Listener, error) {
+		names[l.GetName()] = true
+		return decode.Listener(l, o)
+	}
+	wanted, version, err := resources(text, func() *listenerv3.Listener { return &listenerv3.Listener{} }, d.decoding(), decodeOne)
+	if version == "" {
+		return err // the text itself cannot be read: it says nothing about any listener
+	}
+	errs := []error{err}
 	for _, l := range wanted {
 		names[l.Name] = true
 		errs = append(errs, d.applyListener(l, version))

@@ -174,7 +174,10 @@ func (s *Server) explainCluster(t filter.ClusterShare, info *flow.Info) Upstream
 		out.Error = "there is no such cluster"
 		return out
 	}
-	req := cluster.Request{Hash: t.Hash, HasHash: t.HasHash, OriginalDst: info.Local.AddrPort, Info: info}
+	req := cluster.Request{Hash: t.Hash, HasHash: t.HasHash, Info: info}
+	if info.LocalRestored {
+		req.OriginalDst = info.Local.AddrPort
+	}
 	x := c.Explain(req)
 	out.Explanation = &x
 	return out

@@ -22,27 +22,13 @@ type serverStats struct {
 	updateRejected   *stats.Counter // of a file of LDS, CDS or EDS
 	end              map[flow.Stage]*stats.Counter
 	lm               managerStats
+	secrets          secretTotals
 }
 
 // managerStats are listener_manager.*
 type managerStats struct {
 	added, modified, removed, inPlace, createFailure, createSuccess *stats.Counter
-	lds                                                             updateStats
-}
-
-// updateStats are those of one subscription (Envoy: lds.*, cds.*).
-type updateStats struct {
-	attempt, success, failure, rejected *stats.Counter
-	version                             *stats.Gauge
-	updateTime                          *stats.Gauge
-}
-
-func newUpdateStats(s *stats.Scope) updateStats {
-	return updateStats{
-		attempt: s.Counter("update_attempt"), success: s.Counter("update_success"),
-		failure: s.Counter("update_failure"), rejected: s.Counter("update_rejected"),
-		version: s.Gauge("version"), updateTime: s.Gauge("update_time"),
-	}
+	lds, cds                                                        updateStats
 }
 
 func newServerStats(r *stats.Registry) *serverStats {
@@ -59,7 +45,7 @@ func newServerStats(r *stats.Registry) *serverStats {
 			added: lm.Counter("listener_added"), modified: lm.Counter("listener_modified"),
 			removed: lm.Counter("listener_removed"), inPlace: lm.Counter("listener_in_place_updated"),
 			createFailure: lm.Counter("listener_create_failure"), createSuccess: lm.Counter("listener_create_success"),
-			lds: newUpdateStats(lm.Scope("lds")),
+			lds: newUpdateStats(lm.Scope("lds")), cds: newUpdateStats(r.Scope("cluster_manager").Scope("cds")),
 		},
 	}
 	for _, stage := range []flow.Stage{
@@ -181,20 +167,4 @@ func (l *listenerStats) close() {
 	l.active.Dec()
 	l.destroy.Inc()
 	l.server.connections.Dec()
-}
-
-// secretStats are sds.<name>.*, and ours: the absolute expiry of each leaf.
-func (s *Server) secretStats() {
-	for _, h := range s.secrets.Handles() {
-		if h.Ref().Name == "" {
-			continue
-		}
-		secret, err := h.Current()
-		if err != nil || secret.KeyPair == nil {
-			continue
-		}
-		leaf := secret.KeyPair.TLS.Leaf
-		s.registry.Scope("outrider").Scope("cert").Tagged("outrider_secret", h.Ref().Name).
-			Gauge("not_after_seconds").Set(leaf.NotAfter.Unix())
-	}
 }

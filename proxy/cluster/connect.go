@@ -199,7 +199,10 @@ type failure struct {
 func (c *Cluster) connectFailed(timed context.Context, h *Host, start time.Time, f *failure) error {
 	t := c.traffic()
 	e := &ConnectError{Cluster: c.cfg.Name, Host: h.Address(), Err: f.err}
-	e.Timeout = errors.Is(context.Cause(timed), errConnectTimeout)
+	// The dial's own clock may be a moment ahead of the context's.
+	var late net.Error
+	e.Timeout = errors.Is(context.Cause(timed), errConnectTimeout) ||
+		timed.Err() == nil && errors.As(f.err, &late) && late.Timeout() && !errors.Is(f.err, syscall.ETIMEDOUT)
 	var bind *bindError
 	switch {
 	case e.Timeout:

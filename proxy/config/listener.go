@@ -73,7 +73,7 @@ type ListenerFilterPredicate struct {
 	Any          bool
 	Or, And      []*ListenerFilterPredicate
 	Not          *ListenerFilterPredicate
-	PortFrom, To uint16 // destination_port_range, [PortFrom, To)
+	PortFrom, To int // destination_port_range, [PortFrom, To)
 	IsPortRange  bool
 }
 

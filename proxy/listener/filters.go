@@ -163,7 +163,7 @@ func matches(p *config.ListenerFilterPredicate, info *flow.Info) bool {
 		return !matches(p.Not, info)
 	case p.IsPortRange:
 		port := info.Local.Port()
-		return info.Local.IsIP() && port >= p.PortFrom && port < p.To
+		return info.Local.IsIP() && int(port) >= p.PortFrom && int(port) < p.To
 	case p.Or != nil:
 		for _, one := range p.Or {
 			if matches(one, info) {

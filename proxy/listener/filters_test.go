@@ -349,7 +349,7 @@ func TestAWaitingConnectionHoldsNoBuffer(t *testing.T) {
 
 func TestFiltersAreDisabledByPredicate(t *testing.T) {
 	ports := func(from, to uint16) *config.ListenerFilterPredicate {
-		return &config.ListenerFilterPredicate{IsPortRange: true, PortFrom: from, To: to}
+		return &config.ListenerFilterPredicate{IsPortRange: true, PortFrom: int(from), To: int(to)}
 	}
 	any := &config.ListenerFilterPredicate{Any: true}
 	info := &flow.Info{Local: flow.Addr{AddrPort: netip.MustParseAddrPort("10.0.0.1:3306")}}

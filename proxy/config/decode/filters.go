@@ -100,7 +100,7 @@ func (d *decoder) predicate(p *listenerv3.ListenerFilterChainMatchPredicate, pla
 			place.in("destination_port_range").bad("[%d, %d) is not a range of ports", r.GetStart(), r.GetEnd())
 			break
 		}
-		out.PortFrom, out.To = uint16(r.GetStart()), uint16(min(r.GetEnd(), 65535))
+		out.PortFrom, out.To = int(r.GetStart()), int(r.GetEnd())
 		if r.GetEnd() == 65536 {
 			// To is 16 bits wide and not part of the range: the last port needs
 			// a predicate that has no upper end.

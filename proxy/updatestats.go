@@ -1,0 +1,121 @@
+package proxy
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"outrider/certs"
+	"outrider/proxy/stats"
+)
+
+// updateStats are those of one subscription (Envoy: listener_manager.lds.*,
+// cluster_manager.cds.*, sds.<name>.*).
+type updateStats struct {
+	attempt, success, failure, rejected *stats.Counter
+	version                             *stats.Gauge
+	versionText                         *stats.TextReadout
+	updateTime                          *stats.Gauge // milliseconds since 1970
+}
+
+func newUpdateStats(s *stats.Scope) updateStats {
+	return updateStats{
+		attempt: s.Counter("update_attempt"), success: s.Counter("update_success"),
+		failure: s.Counter("update_failure"), rejected: s.Counter("update_rejected"),
+		version: s.Gauge("version"), versionText: s.Text("version_text"), updateTime: s.Gauge("update_time"),
+	}
+}
+
+// took counts an update that is in use.
+func (u updateStats) took(version string) {
+	u.attempt.Inc()
+	u.success.Inc()
+	u.show(version, time.Now())
+}
+
+func (u updateStats) show(version string, when time.Time) {
+	u.version.SetUnsigned(xxhash.Sum64String(version))
+	u.versionText.Set(version)
+	u.updateTime.Set(when.UnixMilli())
+}
+
+// refused counts an update that is not: it could not be read, or what it says
+// is wrong.
+func (u updateStats) refused(err error) {
+	u.attempt.Inc()
+	if unreadable := (*fs.PathError)(nil); errors.As(err, &unreadable) {
+		u.failure.Inc()
+	} else {
+		u.rejected.Inc()
+	}
+}
+
+// updateStats are those of the file of CDS or LDS; nil for any other.
+func (d *discovery) updateStats(path string) *updateStats {
+	boot, lm := d.server.boot, &d.server.stats.lm
+	switch {
+	case boot.LDS != nil && boot.LDS.Path == path:
+		return &lm.lds
+	case boot.CDS != nil && boot.CDS.Path == path:
+		return &lm.cds
+	}
+	return nil
+}
+
+// secretTotals are what of the handles' counts is in the registry already: a
+// reset of the counters must not bring it back.
+type secretTotals struct {
+	mu     sync.Mutex
+	counts map[*certs.Handle]certs.HandleStats // guarded by mu
+}
+
+// growth is now less what was there at the last call.
+func (s *secretTotals) growth(h *certs.Handle, now certs.HandleStats) certs.HandleStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counts == nil {
+		s.counts = map[*certs.Handle]certs.HandleStats{}
+	}
+	before := s.counts[h]
+	s.counts[h] = now
+	return certs.HandleStats{
+		Attempts: now.Attempts - before.Attempts, Successes: now.Successes - before.Successes,
+		Failures: now.Failures - before.Failures, Rejected: now.Rejected - before.Rejected,
+		TimedOut: now.TimedOut && !before.TimedOut,
+	}
+}
+
+// secretStats are sds.<name>.*, and ours: the absolute expiry of each leaf.
+func (s *Server) secretStats() {
+	for _, h := range s.secrets.Handles() {
+		name := h.Ref().Name
+		if name == "" {
+			continue
+		}
+		secret, err := h.Current()
+		if h.Ref().Source != nil {
+			scope := s.registry.Scope("sds").Tagged("envoy_xds_resource_name", name)
+			u, n := newUpdateStats(scope), s.stats.secrets.growth(h, h.Stats())
+			u.attempt.Add(n.Attempts)
+			u.success.Add(n.Successes)
+			u.failure.Add(n.Failures)
+			u.rejected.Add(n.Rejected)
+			timeouts := scope.Counter("init_fetch_timeout")
+			if n.TimedOut {
+				timeouts.Inc()
+			}
+			if err == nil {
+				version, _, _ := strings.Cut(secret.Version, " ") // version_info, then a digest
+				u.show(version, secret.Updated)
+			}
+		}
+		if err == nil && secret.KeyPair != nil {
+			s.registry.Scope("outrider").Scope("cert").Tagged("outrider_secret", name).
+				Gauge("not_after_seconds").Set(secret.KeyPair.TLS.Leaf.NotAfter.Unix())
+		}
+	}
+}
