@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -347,6 +348,9 @@ func (d *discovery) applyListeners(text []byte) error {
 	if version == "" {
 		return err // the text itself cannot be read: it says nothing about any listener
 	}
+	d.mu.Lock()
+	d.lds = version
+	d.mu.Unlock()
 	errs := []error{err}
 	for _, l := range wanted {
 		names[l.Name] = true
@@ -389,20 +393,28 @@ func (d *discovery) applyAssignments(text []byte) error {
 // of which has the handle's name.
 func (d *discovery) feedSecret(ctx context.Context, h *certs.Handle) {
 	source := h.Ref().Source
+	last := "nothing yet" // what the last look came to: other files move in the directory too
 	changed := func() {
-		h.Attempt()
-		text, err := readStable(source.Path)
-		if err != nil {
-			h.Fail(err)
+		secret, err := d.readSecret(source.Path, h.Ref().Name)
+		seen := fmt.Sprint(err)
+		if err == nil {
+			seen = secret.Version
+		}
+		if seen == last {
 			return
 		}
-		secret, err := d.findSecret(text, h.Ref().Name, source.Path)
-		if err != nil {
+		last = seen
+		h.Attempt()
+		unreadable := (*fs.PathError)(nil)
+		switch {
+		case errors.As(err, &unreadable):
+			h.Fail(err)
+		case err != nil:
 			d.server.log.Error("secret is refused, what was before goes on", "secret", h.Ref().Name, "reason", err)
 			h.Reject(err)
-			return
+		default:
+			h.Publish(secret)
 		}
-		h.Publish(secret)
 	}
 	dirs := certs.Dirs(source.Path, source.WatchedDirectory)
 	if text, err := os.ReadFile(source.Path); err == nil {

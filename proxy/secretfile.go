@@ -10,6 +10,15 @@ import (
 	"outrider/proxy/config/decode"
 )
 
+// readSecret is the secret of that name in a file.
+func (d *discovery) readSecret(path, name string) (*certs.Secret, error) {
+	text, err := readStable(path)
+	if err != nil {
+		return nil, err
+	}
+	return d.findSecret(text, name, path)
+}
+
 // findSecret is the secret of that name in a discovery response.
 func (d *discovery) findSecret(text []byte, name, path string) (*certs.Secret, error) {
 	source, version, err := d.namedSecret(text, name)
