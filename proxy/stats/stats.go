@@ -8,6 +8,7 @@ package stats
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -230,6 +231,9 @@ func (n *node) get(k key) *metric {
 // so for all scopes of the same prefix: who shares a prefix (two versions of
 // one cluster) counts its users and removes after the last. A metric that
 // somebody still holds goes on counting, but is not shown any more.
+//
+// Names with dots share prefixes without sharing metrics: to remove cluster
+// "a" leaves those of cluster "a.b", which have other labels.
 func (s *Scope) Remove() {
 	r := s.registry
 	r.mu.Lock()
@@ -239,23 +243,43 @@ func (s *Scope) Remove() {
 		r.root = node{}
 		return
 	}
-	r.root.remove(path)
+	r.root.remove(path, s.labels)
 }
 
-// remove cuts off the node of path, and what is empty above it.
-func (n *node) remove(path string) {
+// remove empties the node of path of what labels do not say is another's, and
+// cuts off what is empty then.
+func (n *node) remove(path string, labels []Label) {
 	first, rest, more := strings.Cut(path, ".")
 	child := n.children[first]
 	if child == nil {
 		return
 	}
 	if more {
-		child.remove(rest)
+		child.remove(rest, labels)
+	} else {
+		child.drop(labels)
 	}
-	if !more || len(child.children) == 0 && len(child.metrics) == 0 {
+	if child.empty() {
 		delete(n.children, first)
 	}
 }
+
+// drop forgets the metrics at and below n, but those whose labels say that
+// they are another's.
+func (n *node) drop(labels []Label) {
+	for k, m := range n.metrics {
+		if common := min(len(m.labels), len(labels)); slices.Equal(m.labels[:common], labels[:common]) {
+			delete(n.metrics, k)
+		}
+	}
+	for name, child := range n.children {
+		if child.drop(labels); child.empty() {
+			delete(n.children, name)
+		}
+	}
+}
+
+func (n *node) empty() bool { return len(n.children) == 0 && len(n.metrics) == 0 }
 
 // all are the metrics in no order.
 func (r *Registry) all() []*metric {
