@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"net"
 
+	"outrider/certs"
 	"outrider/proxy/config"
 	"outrider/proxy/relay"
 	"outrider/proxy/stats"
@@ -62,6 +64,10 @@ func (c *Cluster) countTLS(state *tlsmux.State, err error) {
 	c.tlsOnce.Do(func() { c.tlsStats = stats.NewTLS(c.scope) })
 	if err != nil {
 		c.tlsStats.Failed(err)
+		var missing *certs.NotReadyError
+		if errors.As(err, &missing) {
+			c.scope.Scope("client_ssl_socket_factory").Counter("upstream_context_secrets_not_ready").Inc()
+		}
 		return
 	}
 	c.tlsStats.Handshake(state)
