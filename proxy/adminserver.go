@@ -83,15 +83,15 @@ func (s *Server) adminOptions() admin.Options {
 // inlineSecrets are the handles of secrets that are given in place.
 func (s *Server) inlineSecrets() []*certs.Handle { return s.secrets.Inline() }
 
-// drainListeners is /drain_listeners: at once, or after the drain time.
+// drainListeners is /drain_listeners: at once, or after the drain time. The
+// server stays LIVE, as in Envoy: /healthcheck/fail is what tells a balancer.
 func (s *Server) drainListeners(o admin.DrainOptions) {
 	which := func(l *config.Listener) bool { return !o.InboundOnly || l.Direction == config.Inbound }
-	s.draining.Store(true)
+	if o.SkipExit {
+		return // TCP connections are not asked to end: there is nothing else to do
+	}
 	if !o.Graceful {
 		s.listeners.stop(which)
-		return
-	}
-	if o.SkipExit {
 		return
 	}
 	s.listeners.wait.Go(func() {
