@@ -168,4 +168,26 @@ func FuzzConfigDumpQuery(f *testing.F) {
 	})
 }
 
+func TestTheCommandLineIsShownByEnvoysNames(t *testing.T) {
+	o := options(nil)
+	o.CommandLine = map[string]any{
+		"concurrency": uint32(2), "config_path": "x.yaml", "log_level": "warn", "drain_time_s": uint32(5),
+		"drain_strategy": "immediate", "file_flush_interval_msec": uint32(10000), "service_node": "n", "disable_hot_restart": true,
+	}
+	var info struct {
+		Options map[string]any `json:"command_line_options"`
+	}
+	if err := json.Unmarshal(ask(t, o, "GET", "/server_info").Body.Bytes(), &info); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{
+		"concurrency": 2.0, "config_path": "x.yaml", "log_level": "warning", "drain_time": "5s", "drain_strategy": "Immediate",
+		"file_flush_interval": "10s", "service_node": "n", "disable_hot_restart": true, "mode": "Serve", "base_id": "0", "log_path": "",
+	} {
+		if got := info.Options[name]; got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
 func isJSON(b []byte) bool { return json.Valid(b) }

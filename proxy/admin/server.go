@@ -45,7 +45,7 @@ func commandLine(options map[string]any) *adminv3.CommandLineOptions {
 		ConfigPath: text("config_path"), AdminAddressPath: text("admin_address_path"),
 		AllowUnknownStaticFields:   is("allow_unknown_static_fields"),
 		RejectUnknownDynamicFields: is("reject_unknown_dynamic_fields"), IgnoreUnknownDynamicFields: is("ignore_unknown_dynamic_fields"),
-		LogLevel: text("log_level"), ComponentLogLevel: text("component_log_level"), LogFormat: text("log_format"), LogPath: text("log_path"),
+		LogLevel: logLevelText(text("log_level")), ComponentLogLevel: text("component_log_level"), LogFormat: text("log_format"), LogPath: text("log_path"),
 		ServiceCluster: text("service_cluster"), ServiceNode: text("service_node"), ServiceZone: text("service_zone"),
 		DrainTime: times("drain_time_s", time.Second), ParentShutdownTime: times("parent_shutdown_time_s", time.Second),
 		FileFlushInterval: times("file_flush_interval_msec", time.Millisecond), DisableHotRestart: is("disable_hot_restart"),
@@ -58,6 +58,14 @@ func commandLine(options map[string]any) *adminv3.CommandLineOptions {
 		out.DrainStrategy = adminv3.CommandLineOptions_Immediate
 	}
 	return out
+}
+
+// logLevelText is Envoy's one name of a level that has two.
+func logLevelText(name string) string {
+	if level, ok := LogLevel(name); ok {
+		return levelName(level)
+	}
+	return name
 }
 
 func (a *handler) memory(w http.ResponseWriter, _ *http.Request) {
