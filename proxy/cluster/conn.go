@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -85,13 +86,17 @@ func (s *connSet) remove(c *Conn) {
 	delete(s.conns, c)
 }
 
-// closeAll closes the sockets; whoever relays on them sees that and closes the
-// Conn.
+// closeAll closes the sockets, beneath TLS so that nothing is written that
+// could block; whoever relays on them sees that and closes the Conn.
 func (s *connSet) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.Conn.Close()
+		if over, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
+			over.NetConn().Close()
+		} else {
+			c.Conn.Close()
+		}
 	}
 }
 
