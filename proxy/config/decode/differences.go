@@ -35,4 +35,11 @@ var differences = []difference{
 	{"istio.metadata_exchange", "sends its frame at once and takes one of 64 KiB at most; Envoy sends it with the first data and has no limit. A byte that cannot begin a frame ends the waiting; Envoy waits for eight."},
 	{"a reset of the client", "while its upstream is being connected ends the attempt, with DC; Envoy goes on connecting."},
 	{"access_log_flush_interval", "begins when the upstream is connected; in Envoy, with the connection."},
+	{"/config_dump", "shows secrets' refused updates too (error_state); a mask goes through every Any; maps are in descending order of their keys, where Envoy has none."},
+	{"/certs", "has one element a secret, with all roots of a bundle; Envoy has one a TLS context, with the first root."},
+	{"/server_info", "does not show --config-yaml, which may hold keys."},
+	{"/logging", "has one level for all components: paths, group and a component's name are refused."},
+	{"/runtime_modify", "is refused: runtime values do not change while the server runs."},
+	{"/stats", "has no html format, and no /stats/recentlookups. Histograms are shown from the first value on; Envoy shows them at the next flush."},
+	{"profilers", "are Go's, under /debug/pprof/; there is no /cpuprofiler, /heapprofiler, /heap_dump or /contention."},
 }
