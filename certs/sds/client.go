@@ -114,6 +114,7 @@ func (c *Client) stream(ctx context.Context, conn *grpc.ClientConn, h *certs.Han
 func (c *Client) sotw(s secretv3.SecretDiscoveryService_StreamSecretsClient, h *certs.Handle) (got bool, err error) {
 	ref := h.Ref()
 	req := &discoveryv3.DiscoveryRequest{TypeUrl: secretType, ResourceNames: []string{ref.Name}, Node: c.opts.Node}
+	var refusals pause
 	for {
 		h.Attempt()
 		if err := s.Send(req); err != nil {
@@ -134,6 +135,9 @@ func (c *Client) sotw(s secretv3.SecretDiscoveryService_StreamSecretsClient, h *
 		}
 		if err := c.take(h, resp.GetResources(), resp.GetVersionInfo()); err != nil {
 			next.VersionInfo, next.ErrorDetail = accepted, nack(err)
+			refusals.wait(s.Context())
+		} else {
+			refusals = pause{}
 		}
 		if !ref.Source.SetNodeOnFirstMessageOnly {
 			next.Node = c.opts.Node
@@ -147,6 +151,7 @@ func (c *Client) sotw(s secretv3.SecretDiscoveryService_StreamSecretsClient, h *
 func (c *Client) delta(s secretv3.SecretDiscoveryService_DeltaSecretsClient, h *certs.Handle) (got bool, err error) {
 	ref := h.Ref()
 	req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: secretType, ResourceNamesSubscribe: []string{ref.Name}, Node: c.opts.Node}
+	var refusals pause
 	for {
 		h.Attempt()
 		if err := s.Send(req); err != nil {
@@ -173,6 +178,9 @@ func (c *Client) delta(s secretv3.SecretDiscoveryService_DeltaSecretsClient, h *
 		}
 		if err := c.take(h, all, resp.GetResources()[0].GetVersion()); err != nil {
 			req.ErrorDetail = nack(err)
+			refusals.wait(s.Context())
+		} else {
+			refusals = pause{}
 		}
 	}
 }
@@ -181,8 +189,35 @@ func nack(err error) *statuspb.Status {
 	return &statuspb.Status{Code: int32(codes.InvalidArgument), Message: err.Error()}
 }
 
-// take publishes the one secret of an answer, or says why not.
+// pause is the wait before a NACK: servers answer one at once with what was
+// just refused, and so would we.
+type pause struct{ last time.Duration }
+
+// The shortest and the longest pause.
+const (
+	firstPause = 50 * time.Millisecond
+	maxPause   = time.Second
+)
+
+func (p *pause) wait(ctx context.Context) {
+	p.last = min(max(2*p.last, firstPause), maxPause)
+	t := time.NewTimer(p.last)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// take publishes the one secret of an answer, or says why not. An answer with
+// none says that the server does not have it yet: it is acknowledged, so that
+// the server waits for it too, where Envoy refuses it and is told again at
+// once.
 func (c *Client) take(h *certs.Handle, resources []*anypb.Any, version string) error {
+	if len(resources) == 0 {
+		h.Fail(fmt.Errorf("missing SDS resources for %s in the answer", h.Ref().Name))
+		return nil
+	}
 	err := c.publish(h, resources, version)
 	if err != nil {
 		h.Reject(err)
@@ -192,9 +227,6 @@ func (c *Client) take(h *certs.Handle, resources []*anypb.Any, version string) e
 
 func (c *Client) publish(h *certs.Handle, resources []*anypb.Any, version string) error {
 	name := h.Ref().Name
-	if len(resources) == 0 {
-		return fmt.Errorf("missing SDS resources for %s in the answer", name)
-	}
 	if len(resources) > 1 {
 		return fmt.Errorf("unexpected SDS secrets length: %d", len(resources))
 	}
