@@ -41,10 +41,12 @@ func (s *Server) openAdmin() error {
 	return os.WriteFile(s.opts.AdminAddressPath, []byte(s.adminListener.Addr().String()), 0o644)
 }
 
-// How long the admin interface waits for a client.
+// How long the admin interface waits for a client: for its request, for it to
+// take the answer (a CPU profile may take minutes to make), and between two.
 const (
-	adminHeaderTimeout = 10 * time.Second
-	adminIdleTimeout   = time.Minute
+	adminReadTimeout  = 10 * time.Second
+	adminWriteTimeout = 10 * time.Minute
+	adminIdleTimeout  = time.Minute
 )
 
 // serveAdmin answers until ctx ends.
@@ -53,8 +55,9 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 		return nil
 	}
 	server := &http.Server{
-		Handler: admin.New(s.adminOptions()), ReadHeaderTimeout: adminHeaderTimeout, IdleTimeout: adminIdleTimeout,
-		MaxHeaderBytes: 64 << 10,
+		Handler: admin.New(s.adminOptions()), MaxHeaderBytes: 64 << 10,
+		ReadTimeout: adminReadTimeout, WriteTimeout: adminWriteTimeout, IdleTimeout: adminIdleTimeout,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
