@@ -32,7 +32,7 @@ const (
 func (m StringMatcher) Match(s string) bool {
 	p := m.Pattern
 	if m.Kind == MatchRegex {
-		return m.Regex != nil && fullMatch(m.Regex, s)
+		return m.Regex != nil && m.Regex.MatchString(s) // CompileRegex has anchored it
 	}
 	if m.IgnoreCase {
 		p, s = strings.ToLower(p), strings.ToLower(s)
@@ -48,9 +48,6 @@ func (m StringMatcher) Match(s string) bool {
 		return s == p
 	}
 }
-
-// fullMatch relies on CompileRegex having anchored the expression.
-func fullMatch(re *regexp.Regexp, s string) bool { return re.MatchString(s) }
 
 // CompileRegex compiles an RE2 expression so that it matches whole strings
 // only.

@@ -29,6 +29,7 @@ var differences = []difference{
 	{"listener_filters_timeout", "0 waits for ever for a client that is silent, as in Envoy; one that has begun a ClientHello or a PROXY header has 15 s. At most 8192 connections may wait, and the oldest is shed."},
 	{"SIGTERM", "drains for --drain-time-s, and a second one ends at once; Envoy ends at the first."},
 	{"a path_config_source", "with something wrong in it when the server starts is refused, and the server does not begin; Envoy goes on without it."},
+	{"respect_dns_ttl", "has no effect: the system's resolver tells no TTL, and names are refreshed at dns_refresh_rate."},
 	{"network rbac", "decides before the upstream is dialled and before anything is read; Envoy waits for the client's first byte, and by then a server that speaks first has been heard."},
 	{"rbac principals `authenticated`", "match only a client whose certificate was verified; in Envoy one without a certificate is authenticated where no principal_name is asked for, and matches a principal_name of `.*`, and one accepted by ACCEPT_UNTRUSTED has the names that it claims."},
 	{"rbac principals `filter_state`", "that ask for what istio.metadata_exchange sets are refused: the peer's metadata come with its first bytes, after rbac has decided."},
