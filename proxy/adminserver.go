@@ -27,8 +27,12 @@ func LogLevel(name string) (slog.Level, bool) { return admin.LogLevel(name) }
 // openAdmin binds the admin interface, so that a taken address is an error of
 // the start.
 func (s *Server) openAdmin() error {
-	if s.boot.Admin == nil || s.opts.NoSockets {
+	if s.boot.Admin == nil {
 		return nil
+	}
+	var err error
+	if s.adminAccess, err = s.adminLogs(); err != nil || s.opts.NoSockets {
+		return err
 	}
 	lns, err := listener.Listen(&config.Listener{Name: "admin", Address: s.boot.Admin.Address})
 	if err != nil {
@@ -55,7 +59,7 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 		return nil
 	}
 	server := &http.Server{
-		Handler: admin.New(s.adminOptions()), MaxHeaderBytes: 64 << 10,
+		Handler: logged(admin.New(s.adminOptions()), s.adminAccess), MaxHeaderBytes: 64 << 10,
 		ReadTimeout: adminReadTimeout, WriteTimeout: adminWriteTimeout, IdleTimeout: adminIdleTimeout,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}

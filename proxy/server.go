@@ -64,6 +64,7 @@ type Server struct {
 	listeners *listeners
 	logs      *accesslog.Files
 
+	adminAccess   []filter.AccessLogger
 	adminListener net.Listener // nil: no admin interface
 	discovery     *discovery
 

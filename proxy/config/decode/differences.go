@@ -37,6 +37,7 @@ var differences = []difference{
 	{"a reset of the client", "while its upstream is being connected ends the attempt, with DC; Envoy goes on connecting."},
 	{"access_log_flush_interval", "begins when the upstream is connected; in Envoy, with the connection."},
 	{"/config_dump", "shows secrets' refused updates too (error_state); a mask goes through every Any; maps are in descending order of their keys, where Envoy has none."},
+	{"admin.access_log", "has an entry for each request, in which what belongs to HTTP is -."},
 	{"/certs", "has one element a secret, with all roots of a bundle; Envoy has one a TLS context, with the first root."},
 	{"/server_info", "does not show --config-yaml, which may hold keys."},
 	{"/logging", "has one level for all components: paths, group and a component's name are refused."},
