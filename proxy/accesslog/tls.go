@@ -3,7 +3,6 @@ package accesslog
 import (
 	"crypto/sha1" //nolint:gosec // Envoy's FINGERPRINT_1
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -33,9 +32,9 @@ func addTLS(all map[string]spec) {
 	downstream := side(func(i *flow.Info) *tlsmux.State { return i.Downstream })
 	upstream := side(func(i *flow.Info) *tlsmux.State { return i.Upstream })
 	for prefix, of := range map[string]side{"DOWNSTREAM_": downstream, "UPSTREAM_": upstream} {
-		all[prefix+"TLS_VERSION"] = session(of, func(s *tlsmux.State) string { return versionName(s.Version) })
-		all[prefix+"TLS_CIPHER"] = session(of, func(s *tlsmux.State) string { return cipherName(s.CipherSuite) })
-		all[prefix+"TLS_GROUP"] = session(of, func(s *tlsmux.State) string { return groupName(s.Curve) })
+		all[prefix+"TLS_VERSION"] = session(of, func(s *tlsmux.State) string { return tlsmux.VersionName(s.Version) })
+		all[prefix+"TLS_CIPHER"] = session(of, func(s *tlsmux.State) string { return tlsmux.CipherName(s.CipherSuite) })
+		all[prefix+"TLS_GROUP"] = session(of, func(s *tlsmux.State) string { return tlsmux.GroupName(s.Curve) })
 		all[prefix+"TLS_SESSION_ID"] = session(of, func(s *tlsmux.State) string { return s.SessionID })
 		all[prefix+"PEER_SUBJECT"] = leaf(of, peer, subject)
 		all[prefix+"PEER_ISSUER"] = leaf(of, peer, issuer)
@@ -158,58 +157,3 @@ func urlEncodedPEM(b []byte, c *x509.Certificate) []byte {
 }
 
 const upperDigits = "0123456789ABCDEF"
-
-// versionName is BoringSSL's.
-func versionName(v uint16) string {
-	switch v {
-	case tls.VersionTLS10:
-		return "TLSv1"
-	case tls.VersionTLS11:
-		return "TLSv1.1"
-	case tls.VersionTLS12:
-		return "TLSv1.2"
-	case tls.VersionTLS13:
-		return "TLSv1.3"
-	}
-	return ""
-}
-
-// groupName is BoringSSL's.
-func groupName(c tls.CurveID) string {
-	switch c {
-	case 0:
-		return ""
-	case tls.CurveP256:
-		return "P-256"
-	case tls.CurveP384:
-		return "P-384"
-	case tls.CurveP521:
-		return "P-521"
-	}
-	return c.String() // X25519, X25519MLKEM768
-}
-
-// cipherName is OpenSSL's: for TLS 1.3 the standard name, before that without
-// TLS_ and WITH, and with dashes.
-func cipherName(id uint16) string {
-	if id == 0 {
-		return ""
-	}
-	name := tls.CipherSuiteName(id)
-	kx, cipher, found := strings.Cut(strings.TrimPrefix(name, "TLS_"), "_WITH_")
-	if !found {
-		return name
-	}
-	switch {
-	case strings.HasPrefix(cipher, "CHACHA20"):
-		cipher = "CHACHA20-POLY1305"
-	case strings.HasPrefix(cipher, "3DES"):
-		cipher = "DES-CBC3-SHA"
-	default:
-		cipher = strings.Replace(strings.Replace(cipher, "AES_", "AES", 1), "_CBC", "", 1)
-	}
-	if kx == "RSA" {
-		return strings.ReplaceAll(cipher, "_", "-")
-	}
-	return strings.ReplaceAll(kx+"-"+cipher, "_", "-")
-}

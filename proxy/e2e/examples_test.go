@@ -45,7 +45,7 @@ func TestExamplesTalkToEachOther(t *testing.T) {
 			}
 			w.agentAt(filepath.Join(socket, "socket"), id)
 		}
-		app := serveAt(t, "127.0.2.2:50051")
+		app := serveAt(t, "127.0.2.2:50051", repeat)
 		startExample(t, server, sides["server"], "../../examples/server.yaml")
 		startExample(t, client, sides["client"], "../../examples/client.yaml")
 		for _, addr := range []string{"127.0.1.1:50051", "127.0.1.1:50052", "127.0.1.1:50061"} {
@@ -56,7 +56,7 @@ func TestExamplesTalkToEachOther(t *testing.T) {
 		if got, _ := ask("127.0.1.1:50053", "hello"); got != "" {
 			t.Errorf("the wrong identity answers %q", got)
 		}
-		app()
+		app.Close()
 	})
 }
 

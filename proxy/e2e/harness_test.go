@@ -244,13 +244,23 @@ func tail(s string, lines int) string {
 // its own direction. It returns its address.
 func echo(t *testing.T) string {
 	t.Helper()
-	return serve(t, func(c net.Conn) { io.Copy(c, c); c.(*net.TCPConn).CloseWrite() })
+	return serve(t, repeat)
 }
+
+// repeat sends a connection's bytes back until their end.
+func repeat(c net.Conn) { io.Copy(c, c); c.(*net.TCPConn).CloseWrite() }
 
 // serve handles each connection on a loopback port of its own.
 func serve(t *testing.T, handle func(net.Conn)) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln := serveAt(t, "127.0.0.1:0", handle)
+	return ln.Addr().String()
+}
+
+// serveAt handles each connection on addr, until it is closed.
+func serveAt(t *testing.T, addr string, handle func(net.Conn)) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +274,7 @@ func serve(t *testing.T, handle func(net.Conn)) string {
 			go func() { defer c.Close(); handle(c) }()
 		}
 	}()
-	return ln.Addr().String()
+	return ln
 }
 
 // call sends text and its end, and returns all that comes back.
@@ -300,24 +310,4 @@ func ask(addr, text string) (string, error) {
 	out := make([]byte, len(text))
 	n, err := io.ReadFull(c, out)
 	return string(out[:n]), err
-}
-
-// serveAt echoes on a fixed address until the returned function is called.
-func serveAt(t *testing.T, addr string) func() {
-	t.Helper()
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); io.Copy(c, c) }()
-		}
-	}()
-	return func() { ln.Close() }
 }
