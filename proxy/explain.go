@@ -54,6 +54,7 @@ type TLSExplanation struct {
 	Accepts                  []string `json:"accepts,omitempty"`
 	Roots                    []string `json:"roots,omitempty"`
 	ALPN                     string   `json:"negotiated_alpn,omitempty"`
+	Matched                  string   `json:"matched,omitempty"` // the rule that let the client in
 	Verdict                  string   `json:"verdict"`
 }
 
@@ -157,7 +158,7 @@ func (ch *liveChain) explainTLS(q Query, info *flow.Info) (e *TLSExplanation, pl
 	x, err := ch.tls.Explain(tlsmux.ExplainQuery{ALPN: q.ALPN, SNI: q.SNI, Chain: q.Peer, PeerID: q.PeerID})
 	e = &TLSExplanation{
 		RequireClientCertificate: ch.cfg.TLS.RequireClientCertificate,
-		Accepts:                  x.Accepts, Roots: x.Roots, ALPN: x.ALPN, Verdict: "accepted",
+		Accepts:                  x.Accepts, Roots: x.Roots, ALPN: x.ALPN, Matched: x.Matched, Verdict: "accepted",
 	}
 	if err != nil {
 		e.Verdict = err.Error()

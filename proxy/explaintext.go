@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -71,6 +72,10 @@ func (x *TLSExplanation) write(line printer) {
 	if x.ALPN != "" {
 		line("", "  negotiates %s", x.ALPN)
 	}
+	if x.Matched != "" {
+		line("", "  %s, by %s", x.Verdict, x.Matched)
+		return
+	}
 	line("", "  %s", x.Verdict)
 }
 
@@ -113,7 +118,7 @@ func writeChoice(line printer, x *cluster.Explanation) {
 	if name == "" {
 		name = "the cluster's own"
 	}
-	line("transport socket", "%s (%s)", name, x.Transport)
+	line("transport socket", "%s (%s)", name, cmp.Or(x.Transport, "plaintext"))
 	if x.TLS {
 		line("", "  SNI %q, ALPN %s", x.SNI, strings.Join(x.ALPN, ", "))
 	}

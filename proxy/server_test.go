@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -262,5 +263,63 @@ func TestDrainingLetsConnectionsFinish(t *testing.T) {
 		r.done <- err
 	case <-time.After(patience):
 		t.Error("the server does not end with its last connection")
+	}
+}
+
+// direct answers every connection with its name.
+func direct(name string) string {
+	return fmt.Sprintf(`[{filters: [{name: d, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config, response: {inline_string: %s}}}]}]`, name)
+}
+
+func TestARestoredDestinationIsHandedToTheListenerItBelongsTo(t *testing.T) {
+	r := run(t, `
+version_info: "1"
+resources:
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: l
+  address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+  use_original_dst: true
+  listener_filters: [{name: p, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}]
+  filter_chains: `+direct("passthrough")+`
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: exact
+  address: {socket_address: {address: 10.9.9.9, port_value: 1234}}
+  bind_to_port: false
+  filter_chains: `+direct("exact")+`
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: wildcard
+  address: {socket_address: {address: 0.0.0.0, port_value: 1234}}
+  bind_to_port: false
+  filter_chains: `+direct("wildcard")+`
+`, Options{})
+	for destination, want := range map[string]string{
+		"10.9.9.9 5 1234": "exact", "10.9.9.8 5 1234": "wildcard", "10.9.9.9 5 99": "passthrough",
+	} {
+		c := r.dial("127.0.0.1")
+		fmt.Fprintf(c, "PROXY TCP4 192.0.2.1 %s\r\n", destination)
+		if got, err := io.ReadAll(c); string(got) != want || err != nil {
+			t.Errorf("destination %q is answered by %q %v, want %q", destination, got, err, want)
+		}
+		fields := strings.Fields(destination)
+		x, err := r.Explain(Query{Listener: "l", Destination: netip.MustParseAddrPort(fields[0] + ":" + fields[2])})
+		if err != nil || want != "passthrough" && x.Listener != want {
+			t.Errorf("explain says listener %q, %v, want %q", x.Listener, err, want)
+		}
+	}
+}
+
+func TestAPanicEndsItsConnectionAlone(t *testing.T) {
+	r := run(t, listenerOf(chain("a", "127.0.0.1")), Options{})
+	other := r.dial("127.0.0.1")
+	broken := &liveListener{server: r.Server} // has no snapshot: serving panics
+	near, far := net.Pipe()
+	defer far.Close()
+	defer near.Close()
+	err := broken.guarded(t.Context(), near, r.newInfo(near))
+	if err == nil || !strings.Contains(err.Error(), "internal error") || r.stats.panics.Value() != 1 {
+		t.Errorf("got %v and %d panics, want an error and one", err, r.stats.panics.Value())
+	}
+	if !echoes(other) {
+		t.Error("another connection does not go on")
 	}
 }
