@@ -54,6 +54,7 @@ type draining struct {
 	listener string
 	chains   []*liveChain
 	snap     *snapshot // of a removed listener; nil for single chains
+	done     func()    // called at the end; nil for nothing
 	since    time.Time
 }
 
@@ -242,8 +243,21 @@ func (ls *listeners) remove(name string) {
 	ls.reroute()
 	ls.server.stats.lm.removed.Inc()
 	snap := l.current()
-	ls.drain(&draining{listener: name, chains: snap.gone(nil), snap: snap, since: time.Now()})
+	ls.drain(&draining{listener: name, chains: snap.gone(nil), snap: snap, since: time.Now(), done: func() { ls.forget(l) }})
 	ls.server.log.Info("listener removed", "listener", name)
+}
+
+// forget drops the metrics of a listener that is gone, unless another has its
+// address, and with it its names, now.
+func (ls *listeners) forget(l *liveListener) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, other := range ls.byName {
+		if statName(other.current().cfg) == statName(l.current().cfg) {
+			return
+		}
+	}
+	l.stats.scope.Remove()
 }
 
 // drain waits for the chains' connections for the drain time, then cuts them.
@@ -258,6 +272,9 @@ func (ls *listeners) drain(d *draining) {
 		d.wait(ls.server.opts.DrainTime, ls.server.serving.Done())
 		for _, ch := range d.chains {
 			ch.cutOff()
+		}
+		if d.done != nil {
+			d.done()
 		}
 		ls.mu.Lock()
 		defer ls.mu.Unlock()

@@ -196,6 +196,12 @@ func TestAListenerThatIsTakenOutStopsAccepting(t *testing.T) {
 	if !echoes(open) {
 		t.Error("the open connection is cut before the drain time")
 	}
+	const metric = "listener.127.0.0.1_0.downstream_cx_total"
+	if !strings.Contains(r.get("/stats"), metric) {
+		t.Errorf("%s is gone before the connection", metric)
+	}
+	open.Close()
+	r.eventually("the end of the listener's metrics", func() bool { return !strings.Contains(r.get("/stats"), metric) })
 }
 
 // tlsChain needs a secret that never comes.

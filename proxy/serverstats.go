@@ -137,12 +137,16 @@ type listenerStats struct {
 	accept                                                      *listener.AcceptStats
 }
 
-func (s *Server) listenerStats(cfg *config.Listener) *listenerStats {
-	name := cfg.StatPrefix
-	if name == "" {
-		name = listener.StatName(cfg.Address)
+// statName is stat_prefix, or the address.
+func statName(cfg *config.Listener) string {
+	if cfg.StatPrefix != "" {
+		return cfg.StatPrefix
 	}
-	scope := s.registry.Scope("listener").Tagged("envoy_listener_address", name)
+	return listener.StatName(cfg.Address)
+}
+
+func (s *Server) listenerStats(cfg *config.Listener) *listenerStats {
+	scope := s.registry.Scope("listener").Tagged("envoy_listener_address", statName(cfg))
 	return &listenerStats{
 		scope: scope, server: s.stats,
 		total: scope.Counter("downstream_cx_total"), destroy: scope.Counter("downstream_cx_destroy"),
