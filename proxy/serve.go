@@ -19,12 +19,13 @@ import (
 // everything else in the proxy is one of its stages.
 //
 // The connection keeps the snapshot of its listener that it began with,
-// whatever is pushed meanwhile.
-func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) error {
+// whatever is pushed meanwhile. The owner is the listener that it belonged to
+// in the end: another than l if it was handed off.
+func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (owner *liveListener, err error) {
 	snap := l.current()
 	info.Listener = snap.cfg.Name
 	if err := snap.filters.Run(ctx, c, info); err != nil {
-		return flow.End(flow.StageListenerFilter, 0, err)
+		return l, flow.End(flow.StageListenerFilter, 0, err)
 	}
 	if next := l.handOff(snap, info); next != nil {
 		return next.takeOver(ctx, c, info)
@@ -37,15 +38,15 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) e
 	if chain == nil {
 		l.stats.noFilterChainMatch.Inc()
 		info.TerminationDetails = "filter_chain_not_found"
-		return flow.End(flow.StageMatch, flow.NoRouteFound, errors.New(describeNoMatch(info)))
+		return l, flow.End(flow.StageMatch, flow.NoRouteFound, errors.New(describeNoMatch(info)))
 	}
 	defer chain.leave()
 	info.FilterChain = chain.cfg.Name
 	side, err := chain.accept(c, info, l.stats)
 	if err != nil {
-		return flow.End(flow.StageTLS, 0, err)
+		return l, flow.End(flow.StageTLS, 0, err)
 	}
-	return chain.filters.Serve(chain.ctx, &filter.Conn{Conn: side, Info: info})
+	return l, chain.filters.Serve(chain.ctx, &filter.Conn{Conn: side, Info: info})
 }
 
 // handOff is the listener that a restored destination belongs to
@@ -61,10 +62,10 @@ func (l *liveListener) handOff(snap *snapshot, info *flow.Info) *liveListener {
 }
 
 // takeOver serves a connection that another listener accepted.
-func (l *liveListener) takeOver(ctx context.Context, c net.Conn, info *flow.Info) error {
+func (l *liveListener) takeOver(ctx context.Context, c net.Conn, info *flow.Info) (*liveListener, error) {
 	if !l.limit.Acquire() {
 		l.stats.overflow.Inc()
-		return flow.End(flow.StageAccept, flow.UpstreamOverflow, fmt.Errorf("listener %q is at its connection limit", l.name))
+		return l, flow.End(flow.StageAccept, flow.UpstreamOverflow, fmt.Errorf("listener %q is at its connection limit", l.name))
 	}
 	defer l.limit.Release()
 	defer l.stats.open()()
@@ -124,19 +125,19 @@ func (ch *liveChain) accept(c net.Conn, info *flow.Info, st *listenerStats) (rel
 func (l *liveListener) handle(ctx context.Context, c net.Conn) {
 	info := l.server.newInfo(c)
 	defer l.stats.open()()
-	err := l.guarded(ctx, c, info)
+	owner, err := l.guarded(ctx, c, info)
 	c.Close()
 	info.End = time.Now()
-	l.finish(info, err)
+	owner.finish(info, err)
 }
 
 // guarded is serve with a panic turned into an error.
-func (l *liveListener) guarded(ctx context.Context, c net.Conn, info *flow.Info) (err error) {
+func (l *liveListener) guarded(ctx context.Context, c net.Conn, info *flow.Info) (owner *liveListener, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			l.server.stats.panics.Inc()
 			l.server.log.Error("connection panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = flow.End(flow.StageRelay, 0, fmt.Errorf("internal error: %v", p))
+			owner, err = l, flow.End(flow.StageRelay, 0, fmt.Errorf("internal error: %v", p))
 		}
 	}()
 	return l.serve(ctx, c, info)

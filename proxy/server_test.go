@@ -278,6 +278,7 @@ func direct(name string) string {
 }
 
 func TestARestoredDestinationIsHandedToTheListenerItBelongsTo(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "access.log")
 	r := run(t, `
 version_info: "1"
 resources:
@@ -291,13 +292,14 @@ resources:
   name: exact
   address: {socket_address: {address: 10.9.9.9, port_value: 1234}}
   bind_to_port: false
+  access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: `+log+`, log_format: {text_format_source: {inline_string: "%DOWNSTREAM_LOCAL_ADDRESS%\n"}}}}]
   filter_chains: `+direct("exact")+`
 - "@type": type.googleapis.com/envoy.config.listener.v3.Listener
   name: wildcard
   address: {socket_address: {address: 0.0.0.0, port_value: 1234}}
   bind_to_port: false
   filter_chains: `+direct("wildcard")+`
-`, Options{})
+`, Options{FlushInterval: 10 * time.Millisecond})
 	for destination, want := range map[string]string{
 		"10.9.9.9 5 1234": "exact", "10.9.9.8 5 1234": "wildcard", "10.9.9.9 5 99": "passthrough",
 	} {
@@ -312,6 +314,10 @@ resources:
 			t.Errorf("explain says listener %q, %v, want %q", x.Listener, err, want)
 		}
 	}
+	r.eventually("the entry in the access log of the owner", func() bool {
+		text, _ := os.ReadFile(log)
+		return string(text) == "10.9.9.9:1234\n"
+	})
 }
 
 func TestAPanicEndsItsConnectionAlone(t *testing.T) {
@@ -321,7 +327,7 @@ func TestAPanicEndsItsConnectionAlone(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()
-	err := broken.guarded(t.Context(), near, r.newInfo(near))
+	_, err := broken.guarded(t.Context(), near, r.newInfo(near))
 	if err == nil || !strings.Contains(err.Error(), "internal error") || r.stats.panics.Value() != 1 {
 		t.Errorf("got %v and %d panics, want an error and one", err, r.stats.panics.Value())
 	}
