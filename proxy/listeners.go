@@ -313,13 +313,6 @@ func (d *draining) closeIdle() bool {
 	return all
 }
 
-func (d *draining) active() (n int64) {
-	for _, ch := range d.chains {
-		n += max(ch.active.Load(), 0)
-	}
-	return n
-}
-
 // reroute rebuilds what byDestination looks up.
 func (ls *listeners) reroute() {
 	ls.mu.Lock()

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,7 +79,6 @@ type Server struct {
 	draining             atomic.Bool
 	unhealthy            atomic.Bool // /healthcheck/fail
 	initialized          atomic.Bool
-	quit                 sync.Once
 }
 
 // errDrained and errAborted are why serving ends.

@@ -47,7 +47,7 @@ func newTraffic(s *stats.Scope) *traffic {
 // membership are the metrics of the host set and its updates.
 type membership struct {
 	change                                         *stats.Counter
-	total, healthy, degraded, excluded, maxRatio   *stats.Gauge
+	total, healthy, degraded, excluded             *stats.Gauge
 	attempt, success, failure, empty, noRebuild    *stats.Counter
 	rejected, assignmentStale, assignmentTimeoutRx *stats.Counter
 }

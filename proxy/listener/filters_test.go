@@ -53,8 +53,6 @@ func newRig(tb testing.TB, cfg config.Listener, filters ...*config.ListenerFilte
 	return r
 }
 
-func (r *rig) count(name string) uint64 { return r.registry.Root().Counter(name).Value() }
-
 // wantCounts compares every counter of the filters that is not zero.
 func (r *rig) wantCounts(t *testing.T, want string) {
 	t.Helper()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -19,9 +18,6 @@ type PanicError struct {
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
-
-// IsTimeout reports whether err is of a deadline that passed.
-func IsTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // relaying is one relay while it runs.
 type relaying struct {
