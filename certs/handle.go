@@ -21,6 +21,7 @@ type Handle struct {
 	since    time.Time     // guarded by mu; when the wait began
 	lastErr  error         // guarded by mu; the last refused update or failed fetch
 	lastFail time.Time     // guarded by mu
+	next     time.Time     // guarded by mu; when the source means to try again
 }
 
 // NewHandle makes the Handle for ref; an inline secret is current at once.
@@ -67,6 +68,22 @@ func (h *Handle) LastFailure() (error, time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lastErr, h.lastFail
+}
+
+// Plan records when the secret's source means to renew it, or to try again
+// after a failure; the zero time says that it waits to be told.
+func (h *Handle) Plan(next time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.next = next
+}
+
+// Planned is when the secret's source means to renew it or to try again; zero
+// if it waits to be told, as SDS and files do.
+func (h *Handle) Planned() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.next
 }
 
 // Publish makes s current. A secret whose Version is the current one's is not

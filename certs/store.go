@@ -124,8 +124,13 @@ func (s *Store) Handles() []*Handle {
 	for _, h := range s.handles {
 		out = append(out, h)
 	}
-	slices.SortFunc(out, func(a, b *Handle) int { return strings.Compare(a.ref.Name, b.ref.Name) })
-	return out
+	return SortByName(out)
+}
+
+// SortByName puts handles in the order of their secrets' names, in place.
+func SortByName(handles []*Handle) []*Handle {
+	slices.SortFunc(handles, func(a, b *Handle) int { return strings.Compare(a.ref.Name, b.ref.Name) })
+	return handles
 }
 
 // Inline are the handles of inline secrets.
