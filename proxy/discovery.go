@@ -307,6 +307,11 @@ func (d *discovery) applyClusters(text []byte) error {
 	if err != nil {
 		return err
 	}
+	return d.setClusters(clusters, version)
+}
+
+// setClusters makes clusters the dynamic ones.
+func (d *discovery) setClusters(clusters []*config.Cluster, version string) error {
 	static := map[string]bool{}
 	for _, c := range d.server.boot.Clusters {
 		static[c.Name] = true
@@ -348,16 +353,22 @@ func (d *discovery) applyListeners(text []byte) error {
 	if version == "" {
 		return err // the text itself cannot be read: it says nothing about any listener
 	}
+	return errors.Join(err, d.setListeners(wanted, names, version))
+}
+
+// setListeners makes wanted the dynamic listeners. Those whose names are in
+// kept stay as they are if they are not wanted.
+func (d *discovery) setListeners(wanted []*config.Listener, kept map[string]bool, version string) error {
 	d.mu.Lock()
 	d.lds = version
 	d.mu.Unlock()
-	errs := []error{err}
+	var errs []error
 	for _, l := range wanted {
-		names[l.Name] = true
+		kept[l.Name] = true
 		errs = append(errs, d.applyListener(l, version))
 	}
 	for _, l := range d.server.listeners.sorted() {
-		if l.dynamic && !names[l.name] {
+		if l.dynamic && !kept[l.name] {
 			d.server.listeners.remove(l.name)
 		}
 	}
