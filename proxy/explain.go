@@ -40,9 +40,12 @@ type Explanation struct {
 	Chain     string            `json:"filter_chain,omitempty"`
 	Match     match.Explanation `json:"match"`
 	Plaintext string            `json:"plaintext,omitempty"` // why there is no TLS
-	TLS       *TLSExplanation   `json:"downstream_tls,omitempty"`
-	Filters   []filter.Verdict  `json:"filters,omitempty"`
-	Upstream  []UpstreamChoice  `json:"upstream,omitempty"`
+	// ServerFirst is what becomes of a client that says nothing; "" if it is
+	// just waited for.
+	ServerFirst string           `json:"server_first,omitempty"`
+	TLS         *TLSExplanation  `json:"downstream_tls,omitempty"`
+	Filters     []filter.Verdict `json:"filters,omitempty"`
+	Upstream    []UpstreamChoice `json:"upstream,omitempty"`
 	// Refused is why the connection would go no further; "" if it would.
 	Refused string `json:"refused,omitempty"`
 }
@@ -81,6 +84,7 @@ func (s *Server) Explain(q Query) (*Explanation, error) {
 		l, snap = next, next.current()
 	}
 	e.Listener = l.name
+	e.ServerFirst = l.explainServerFirst(snap, info)
 	e.Match = snap.table.Explain(matchKey(info))
 	chain := snap.find(info)
 	if chain == nil {

@@ -21,6 +21,9 @@ func (e *Explanation) Text() string {
 	}
 	line("listener", "%s", e.Listener)
 	writeMatch(line, e.Match)
+	if e.ServerFirst != "" {
+		line("server first", "%s", e.ServerFirst)
+	}
 	if e.Plaintext != "" {
 		line("downstream", "plaintext: %s", e.Plaintext)
 	}

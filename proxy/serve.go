@@ -11,6 +11,7 @@ import (
 
 	"outrider/proxy/filter"
 	"outrider/proxy/flow"
+	"outrider/proxy/listener"
 	"outrider/proxy/match"
 	"outrider/proxy/relay"
 )
@@ -24,9 +25,13 @@ import (
 func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (owner *liveListener, err error) {
 	snap := l.current()
 	info.Listener = snap.cfg.Name
-	if err := snap.filters.Run(ctx, c, info); err != nil {
+	watch := l.watchServer(ctx, snap, info)
+	defer watch.close()
+	first, err := watch.sniff(func(s listener.Server) (bool, error) { return snap.filters.RunWatching(ctx, c, info, s) })
+	if err != nil {
 		return l, flow.End(flow.StageListenerFilter, 0, err)
 	}
+	watch.settled(first)
 	if next := l.handOff(snap, info); next != nil {
 		return next.takeOver(ctx, c, info)
 	}
@@ -42,11 +47,12 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	}
 	defer chain.leave()
 	info.FilterChain = chain.cfg.Name
+	ahead := watch.take(chain)
 	side, err := chain.accept(c, info, l.stats)
 	if err != nil {
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
-	return l, chain.filters.Serve(chain.ctx, &filter.Conn{Conn: side, Info: info})
+	return l, chain.filters.Serve(chain.ctx, &filter.Conn{Conn: side, Info: info, Ahead: ahead})
 }
 
 // handOff is the listener that a restored destination belongs to

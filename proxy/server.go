@@ -45,6 +45,11 @@ type Options struct {
 	CommandLine map[string]any
 	// AdminAddressPath is a file to write the admin interface's address to.
 	AdminAddressPath string
+	// NoServerFirst never dials a server for a client that says nothing
+	// (--server-first=false); ServerFirstWait is how long a client may be
+	// silent before that, 0 for 50 ms.
+	NoServerFirst   bool
+	ServerFirstWait time.Duration
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }
@@ -69,6 +74,7 @@ type Server struct {
 
 	globalLimit *listener.Limit
 	waiting     *listener.Waiting
+	serverFirst *serverFirst
 	lastID      atomic.Uint64
 
 	// accepting ends when no new connection is taken, serving when the open
@@ -100,6 +106,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.stats = newServerStats(s.registry)
 	s.globalLimit = listener.NewLimit(boot.GlobalConnectionLimit)
 	s.waiting = listener.NewWaiting(listener.DefaultWaiting)
+	s.serverFirst = newServerFirst(opts)
 	s.logs = accesslog.NewFiles(accesslog.FilesOptions{FlushInterval: opts.FlushInterval})
 	s.discovery = newDiscovery(s)
 	s.secrets = certs.NewStore(s.discovery.feeds())

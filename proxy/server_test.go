@@ -48,6 +48,12 @@ static_resources:
 	if err != nil {
 		t.Fatal(err)
 	}
+	return start(t, s, dir)
+}
+
+// start runs s to the end of the test.
+func start(t *testing.T, s *Server, dir string) *running {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	r := &running{Server: s, t: t, dir: dir, stop: stop, done: make(chan error, 1)}
 	go func() { r.done <- s.Run(ctx) }()

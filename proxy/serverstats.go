@@ -135,6 +135,10 @@ type listenerStats struct {
 	length                                                      *stats.Histogram
 	tls                                                         *stats.TLS
 	accept                                                      *listener.AcceptStats
+
+	// Of servers that speak first; ours. serverFirst counts the connections
+	// that went on by it, the others what was dialled for it.
+	serverFirst, serverFirstDialed, serverFirstFailed, serverFirstUnused *stats.Counter
 }
 
 // statName is stat_prefix, or the address.
@@ -156,6 +160,9 @@ func (s *Server) listenerStats(cfg *config.Listener) *listenerStats {
 		length:        scope.Histogram("downstream_cx_length_ms"),
 		tls:           stats.NewTLS(scope),
 		accept:        listener.NewAcceptStats(scope),
+
+		serverFirst: scope.Counter("server_first"), serverFirstDialed: scope.Counter("server_first_dialed"),
+		serverFirstFailed: scope.Counter("server_first_dial_failed"), serverFirstUnused: scope.Counter("server_first_unused"),
 	}
 }
 

@@ -24,6 +24,8 @@ type snapshot struct {
 	accessLogs []filter.AccessLogger
 	version    string
 	updated    time.Time
+	// watchesServer says that servers which speak first are waited for.
+	watchesServer bool
 }
 
 // liveChain is one filter chain with what its connections share. Successive
@@ -43,7 +45,10 @@ type liveChain struct {
 // compile makes a snapshot of cfg. Chains that old has unchanged are taken
 // over from it.
 func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats, version string) (*snapshot, error) {
-	snap := &snapshot{cfg: cfg, version: version, updated: time.Now(), chains: map[*config.FilterChain]*liveChain{}}
+	snap := &snapshot{
+		cfg: cfg, version: version, updated: time.Now(), chains: map[*config.FilterChain]*liveChain{},
+		watchesServer: watchesServer(cfg, s.opts),
+	}
 	var err error
 	if snap.filters, err = listener.Compile(cfg, listener.Deps{Stats: s.registry, Listener: st.scope, Waiting: s.waiting}); err != nil {
 		return nil, fmt.Errorf("listener %q: %w", cfg.Name, err)

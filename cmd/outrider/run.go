@@ -37,6 +37,7 @@ type runFlags struct {
 	adminAddressPath                   string
 	cpusetThreads, useDynamicBaseID    bool
 	logFormatEscaped, fineGrainLogging bool
+	lifecycle                          lifecycleFlags
 }
 
 func newRunCommand() *cobra.Command {
@@ -77,6 +78,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	fs.BoolVar(&f.disableHotRestart, "disable-hot-restart", false, "accepted; there is no hot restart")
 	fs.BoolVar(&f.cpusetThreads, "cpuset-threads", false, "accepted; the cpuset always counts")
 	fs.BoolVar(&f.skipDeprec, "skip-deprecated-logs", false, "accepted")
+	f.lifecycle.register(c)
 }
 
 // registerConfig declares the flags that validate and explain have too.
@@ -149,7 +151,7 @@ func runProxy(ctx context.Context, f runFlags, stdout, stderr io.Writer) error {
 }
 
 func (f *runFlags) serverOptions(log *slog.Logger, level *slog.LevelVar) proxy.Options {
-	return proxy.Options{
+	o := proxy.Options{
 		Log: log, LogLevel: level,
 		DrainTime:     time.Duration(f.drainTimeS) * time.Second,
 		FlushInterval: time.Duration(f.flushIntervalMsec) * time.Millisecond,
@@ -157,6 +159,8 @@ func (f *runFlags) serverOptions(log *slog.Logger, level *slog.LevelVar) proxy.O
 		AdminAddressPath: f.adminAddressPath,
 		CommandLine:      f.commandLine(),
 	}
+	f.lifecycle.apply(&o)
+	return o
 }
 
 // serveUntilSignal runs the server. The first SIGTERM or SIGINT drains it, the

@@ -20,6 +20,9 @@ type Listener struct {
 	Transparent    bool
 	Freebind       bool
 	Direction      Direction
+	// NoServerFirst is metadata.filter_metadata["outrider"].server_first:
+	// false: no server is dialled for a client that says nothing.
+	NoServerFirst bool
 
 	Filters []*ListenerFilter
 	// FiltersTimeout is listener_filters_timeout; the default is 15 s; 0 is

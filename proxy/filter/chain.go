@@ -77,6 +77,9 @@ func (e AccessEvent) String() string {
 type Conn struct {
 	relay.Conn
 	Info *flow.Info
+	// Ahead is a connection that was made for this one before it began; nil
+	// for none. Who has made it closes it if Serve has not used it.
+	Ahead *Ahead
 
 	// prologue reads what a filter expects before the first application byte;
 	// nil for nothing.

@@ -39,8 +39,11 @@ func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg) error {
 		FromDownstream:  &info.Received, ToDownstream: &info.Sent,
 		FromUpstream: &info.UpstreamReceived, ToUpstream: &info.UpstreamSent,
 	}
-	if up.exchange != nil {
+	switch {
+	case up.exchange != nil:
 		o.UpstreamFirst = up.exchange.prologue
+	case len(up.first) > 0:
+		o.UpstreamFirst = func(relay.Conn) ([]byte, error) { return up.first, nil }
 	}
 	res := relay.Run(ctx, c.Conn, up.Conn, o)
 	stopLog()

@@ -32,6 +32,8 @@ type leg struct {
 	// ended says that it was the host that ended the connection.
 	ended func()
 	close func()
+	// first is what was read from the host before the relay began.
+	first []byte
 
 	exchange *exchange // nil: no metadata exchange on this side
 }
@@ -76,6 +78,9 @@ var errClientLeft = errors.New("the client reset the connection while the upstre
 // connect connects to the cluster of c, up to max_connect_attempts times. Each
 // attempt chooses the cluster anew. Only failures to connect are tried again.
 func (p *tcpProxy) connect(ctx context.Context, c *Conn) (*leg, error) {
+	if up, target := p.takeAhead(c); up != nil {
+		return up, p.connected(c, target, up)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer watchReset(c.Conn, func() { cancel(errClientLeft) })()

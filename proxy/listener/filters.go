@@ -34,6 +34,8 @@ type step struct {
 	run      func(*inspection) error
 	// required says that a timeout must not skip the filter.
 	required bool
+	// inspects says that the filter only looks at the client's bytes.
+	inspects bool
 }
 
 // Deps is what listener filters are made with.
@@ -55,7 +57,7 @@ func Compile(cfg *config.Listener, deps Deps) (*Filters, error) {
 		restore: systemOriginalDst,
 	}
 	for i, lf := range cfg.Filters {
-		s := step{name: lf.Name, disabled: lf.Disabled}
+		s := step{name: lf.Name, disabled: lf.Disabled, inspects: inspects(lf)}
 		switch {
 		case lf.OriginalDst != nil:
 			s.run = (*inspection).originalDst
@@ -91,29 +93,45 @@ const partialTimeout = 15 * time.Second
 // listener_filters_timeout says; 0 is for ever, until ctx ends or the
 // connection is shed.
 func (f *Filters) Run(ctx context.Context, c net.Conn, info *flow.Info) error {
+	_, err := f.RunWatching(ctx, c, info, nil)
+	return err
+}
+
+// RunWatching is Run that asks server, if it is not nil, while a client is
+// silent that the TLS inspector waits for. serverFirst says that the server
+// spoke and the client has said nothing: what is in info is what it is for
+// plaintext. No method of server is called after RunWatching has returned, but
+// a done of its may still be called.
+func (f *Filters) RunWatching(ctx context.Context, c net.Conn, info *flow.Info, server Server) (serverFirst bool, err error) {
 	if len(f.steps) == 0 {
-		return nil
+		return false, nil
 	}
 	f.stats.active.Inc()
 	defer f.stats.active.Dec()
 	i := &inspection{Filters: f, ctx: ctx, conn: c, info: info}
 	if err := i.peek.open(c); err != nil {
-		return &Error{Filter: f.steps[0].name, Reason: Broken, Err: err}
+		return false, &Error{Filter: f.steps[0].name, Reason: Broken, Err: err}
 	}
 	defer i.peek.release()
-	err := i.runSteps()
+	err = i.runSteps(server)
 	if gone := i.disarm(); gone != nil {
-		return gone
+		return false, gone
 	}
-	return err
+	if errors.Is(err, errServerFirst) {
+		return true, nil
+	}
+	return false, err
 }
 
 // runSteps runs each filter that is enabled for the connection as it is by then.
-func (i *inspection) runSteps() error {
+func (i *inspection) runSteps(server Server) error {
 	for n := range i.steps {
 		s := &i.steps[n]
 		if matches(s.disabled, i.info) {
 			continue
+		}
+		if i.othersOnlyInspect(n) {
+			i.server = server
 		}
 		if err := s.run(i); err != nil {
 			return i.judge(s, err)
@@ -128,6 +146,8 @@ func (i *inspection) judge(s *step, err error) error {
 	switch {
 	case i.ctx.Err() != nil:
 		return context.Cause(i.ctx)
+	case errors.Is(err, errServerFirst):
+		return err
 	case i.place.wasShed():
 		i.stats.shed.Inc()
 		return &Error{Filter: s.name, Reason: Shed, Err: ErrShed}

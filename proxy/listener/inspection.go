@@ -20,10 +20,14 @@ type inspection struct {
 	peek peeker
 	tls  bool // a ClientHello was found: http_inspector has nothing to do
 
-	armed   bool
-	place   *waiter // nil without a bound
-	unwatch func() bool
-	begun   bool // the client has begun, and partialTimeout runs
+	armed    bool
+	deadline time.Time // listener_filters_timeout; zero without one
+	place    *waiter   // nil without a bound
+	unwatch  func() bool
+	begun    bool // the client has begun, and partialTimeout runs
+
+	server Server // nil: nobody to ask while the client is silent
+	watch  *watch // nil: the server is not being watched
 }
 
 // more waits until the client has sent want bytes.
@@ -62,13 +66,24 @@ func (i *inspection) consumed(n int) error {
 // wait is peek.more, unless the connection has been given up: then its deadline
 // may have been set anew after that was made to pass.
 func (i *inspection) wait(want int) error {
+	if err := i.givenUp(); err != nil {
+		return err
+	}
+	if i.peek.n == 0 && i.watch.serverSpoke() {
+		return errServerFirst
+	}
+	return i.peek.more(want)
+}
+
+// givenUp is why the connection is not waited for any more; nil if it is.
+func (i *inspection) givenUp() error {
 	if err := i.ctx.Err(); err != nil {
 		return err
 	}
 	if i.place.wasShed() {
 		return ErrShed
 	}
-	return i.peek.more(want)
+	return nil
 }
 
 // arm bounds the waiting, once.
@@ -78,7 +93,8 @@ func (i *inspection) arm() {
 	}
 	i.armed = true
 	if i.timeout > 0 {
-		i.conn.SetReadDeadline(time.Now().Add(i.timeout)) //nolint:errcheck // a closed connection shows in the read
+		i.deadline = time.Now().Add(i.timeout)
+		i.conn.SetReadDeadline(i.deadline) //nolint:errcheck // a closed connection shows in the read
 	}
 	i.unwatch = context.AfterFunc(i.ctx, func() { giveUp(i.conn) })
 	i.place = i.waiting.enter(i.conn)
@@ -91,6 +107,7 @@ func (i *inspection) disarm() error {
 		return nil
 	}
 	i.place.leave()
+	i.watch.leave()
 	if !i.unwatch() {
 		return context.Cause(i.ctx)
 	}

@@ -28,6 +28,9 @@ func newTLSInspector(cfg *config.TLSInspector) *tlsInspector {
 // inspect looks for a ClientHello. What is no TLS goes on as plaintext, unless
 // the filter is told to close.
 func (t *tlsInspector) inspect(i *inspection) error {
+	if err := i.firstByte(); err != nil {
+		return err
+	}
 	for want := 1; ; {
 		if err := i.more(want); err != nil {
 			return err

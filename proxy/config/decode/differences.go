@@ -44,4 +44,5 @@ var differences = []difference{
 	{"/runtime_modify", "is refused: runtime values do not change while the server runs."},
 	{"/stats", "has no html format, and no /stats/recentlookups. Histograms are shown from the first value on; Envoy shows them at the next flush."},
 	{"profilers", "are Go's, under /debug/pprof/; there is no /cpuprofiler, /heapprofiler, /heap_dump or /contention."},
+	{"servers that speak first", "(MySQL, SMTP) are served behind a listener that tells TLS from plaintext: while a client is silent, the server that it would get as plaintext is dialled, and if that speaks, the connection is plaintext. Envoy waits for the client for listener_filters_timeout. `metadata.filter_metadata[\"outrider\"]: {server_first: false}` of a listener, or `--server-first=false`, makes it as in Envoy; other keys of that namespace are refused."},
 }

@@ -9,6 +9,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/proxy/config"
 	"outrider/tlsmux"
@@ -39,6 +40,7 @@ func (d *decoder) listener(l *listenerv3.Listener, place at) *config.Listener {
 		StatPrefix:               l.GetStatPrefix(),
 		IgnoreGlobalConnLimit:    l.GetIgnoreGlobalConnLimit(),
 		DrainModifyOnly:          l.GetDrainType() == listenerv3.Listener_MODIFY_ONLY,
+		NoServerFirst:            d.noServerFirst(l, place.in("metadata").entry("filter_metadata", ownNamespace)),
 		Source:                   l,
 	}
 	d.listenerAddresses(l, out, place)
@@ -96,11 +98,39 @@ func injectFilters(l *config.Listener) {
 		})
 	}
 	if l.UseOriginalDst && !restores {
-		l.Filters = append(l.Filters, &config.ListenerFilter{
+		// Before those that wait for the client: they need not have the last word
+		// on where it wanted to go.
+		first := slices.IndexFunc(l.Filters, func(f *config.ListenerFilter) bool { return f.TLSInspector != nil || f.HTTPInspector != nil })
+		if first < 0 {
+			first = len(l.Filters)
+		}
+		l.Filters = slices.Insert(l.Filters, first, &config.ListenerFilter{
 			Name:        "envoy.filters.listener.original_dst",
 			OriginalDst: &config.OriginalDst{},
 		})
 	}
+}
+
+// ownNamespace is of the metadata that means something to outrider and nothing
+// to Envoy.
+const ownNamespace = "outrider"
+
+// noServerFirst is the listener's choice to wait for its clients alone.
+func (d *decoder) noServerFirst(l *listenerv3.Listener, place at) bool {
+	own := l.GetMetadata().GetFilterMetadata()[ownNamespace].GetFields()
+	for _, key := range sortedKeys(own) {
+		in := place.in(key)
+		if key != "server_first" {
+			in.bad("is not known: there is server_first")
+			continue
+		}
+		if _, ok := own[key].GetKind().(*structpb.Value_BoolValue); !ok {
+			in.bad("%s is not a boolean", shorten(own[key].String()))
+			continue
+		}
+		return !own[key].GetBoolValue()
+	}
+	return false
 }
 
 func (d *decoder) filterChain(c *listenerv3.FilterChain, place at) *config.FilterChain {

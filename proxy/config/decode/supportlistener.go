@@ -9,9 +9,8 @@ var listenerSupport = map[protoreflect.FullName]fields{
 		works: "name address additional_addresses stat_prefix filter_chains use_original_dst default_filter_chain " +
 			"deprecated_v1 listener_filters listener_filters_timeout " +
 			"continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction " +
-			"enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive",
+			"enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive metadata",
 		ignored: map[string]string{
-			"metadata":                                   informative,
 			"stats_matcher":                              telemetry,
 			"per_connection_buffer_limit_bytes":          fixedBuffers,
 			"drain_type":                                 "says when HTTP connections are told to go; TCP connections have the drain time in any case",
