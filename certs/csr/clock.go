@@ -1,0 +1,88 @@
+package csr
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"outrider/certs/identity"
+)
+
+// exchange is when a request went out and its answer was there, by our clock.
+type exchange struct{ sent, received time.Time }
+
+// middle is the moment at which the authority answered, give or take half of
+// the round trip.
+func (e exchange) middle() time.Time { return e.sent.Add(e.received.Sub(e.sent) / 2).Round(0) }
+
+func (e exchange) half() time.Duration { return e.received.Sub(e.sent) / 2 }
+
+// How clocks are measured (identity.Clock.From).
+const (
+	fromDate      = "date header"
+	fromNotBefore = "NotBefore"
+)
+
+// clockOfDate measures by the date header (RFC 9110, section 6.6.1), of which
+// the first that can be read counts. It is cut to whole seconds: half of one
+// is added, and is in the margin with half of the round trip.
+func clockOfDate(e exchange, headers ...metadata.MD) (identity.Clock, bool) {
+	for _, h := range headers {
+		for _, value := range h.Get("date") {
+			date, err := http.ParseTime(value)
+			if err != nil {
+				continue
+			}
+			return identity.Clock{
+				Ahead:  date.Add(time.Second / 2).Sub(e.middle()),
+				Margin: e.half() + time.Second/2,
+				From:   fromDate,
+			}, true
+		}
+	}
+	return identity.Clock{}, false
+}
+
+// backdate is the most by which authorities date certificates back: istiod two
+// minutes, SPIRE ten seconds, others not at all.
+const backdate = 2 * time.Minute
+
+// clockOfNotBefore estimates from the NotBefore of a new certificate: the
+// authority's clock was between that and backdate later. The middle is taken,
+// so the margin is a minute and half of the round trip. With an authority that
+// dates back further than backdate it is wrong: it then seems to be behind.
+func clockOfNotBefore(e exchange, notBefore time.Time) identity.Clock {
+	return identity.Clock{
+		Ahead:  notBefore.Add(backdate / 2).Sub(e.middle()),
+		Margin: e.half() + backdate/2,
+		From:   fromNotBefore,
+	}
+}
+
+// describeClock says for people how the authority's clock and ours differ.
+func describeClock(c identity.Clock) string {
+	switch {
+	case c.From == "":
+		return "the authority's clock is not known"
+	case c.Ahead.Abs() <= c.Margin:
+		return fmt.Sprintf("the authority's clock and ours agree within %s (%s)", round(c.Ahead.Abs()+c.Margin), c.From)
+	case c.Ahead > 0:
+		return fmt.Sprintf("the authority's clock is %s ahead of ours, give or take %s (%s)", round(c.Ahead), round(c.Margin), c.From)
+	}
+	return fmt.Sprintf("the authority's clock is %s behind ours, give or take %s (%s)", round(-c.Ahead), round(c.Margin), c.From)
+}
+
+// differ says that the clocks are apart by more than what the measure leaves
+// open.
+func differ(c identity.Clock) bool { return c.From != "" && c.Ahead.Abs() > c.Margin }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func round(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
