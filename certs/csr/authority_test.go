@@ -60,8 +60,7 @@ func newSerial(t testing.TB) *big.Int {
 	return must[*big.Int](t)(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)))
 }
 
-// sign certifies public by issuer; a nil issuer is the template itself with
-// key.
+// sign certifies public by issuer.
 func sign(t testing.TB, template *x509.Certificate, issuer *signer, public crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	template.SerialNumber = newSerial(t)

@@ -45,18 +45,22 @@ func clockOfDate(e exchange, headers ...metadata.MD) (identity.Clock, bool) {
 	return identity.Clock{}, false
 }
 
-// backdate is the most by which authorities date certificates back: istiod two
-// minutes, SPIRE ten seconds, others not at all.
+// backdate is by how much istiod dates certificates back. Other authorities
+// do so by less (SPIRE: ten seconds) or not at all.
 const backdate = 2 * time.Minute
 
-// clockOfNotBefore estimates from the NotBefore of a new certificate: the
-// authority's clock was between that and backdate later. The middle is taken,
-// so the margin is a minute and half of the round trip. With an authority that
-// dates back further than backdate it is wrong: it then seems to be behind.
+// slack keeps clocks that are nearly right from being called wrong where an
+// authority dates nothing back.
+const slack = 30 * time.Second
+
+// clockOfNotBefore estimates from the NotBefore of a new certificate, taking
+// the authority for istiod. The margin, two and a half minutes and half of the
+// round trip, covers all that date back by up to four. One that does so by more
+// seems to have a clock that is behind.
 func clockOfNotBefore(e exchange, notBefore time.Time) identity.Clock {
 	return identity.Clock{
-		Ahead:  notBefore.Add(backdate / 2).Sub(e.middle()),
-		Margin: e.half() + backdate/2,
+		Ahead:  notBefore.Add(backdate).Sub(e.middle()),
+		Margin: e.half() + backdate + slack,
 		From:   fromNotBefore,
 	}
 }

@@ -3,7 +3,6 @@ package csr
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -198,16 +197,5 @@ func TestRefusalKeepsCodeAndWordsButNotTheToken(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestRSAKeyIsUsable(t *testing.T) {
-	a := newAuthority(t, tls.NoClientCert)
-	got, err := a.client(func(o *Options) { o.Key = RSA(2048) }).Issue(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := got.KeyPair.TLS.PrivateKey.(*rsa.PrivateKey); !ok {
-		t.Errorf("got a %T", got.KeyPair.TLS.PrivateKey)
 	}
 }
