@@ -31,6 +31,9 @@ const (
 	Backdate = 2 * time.Minute
 	// DefaultRootTTL is the life of a root that is made here, istiod's too.
 	DefaultRootTTL = 10 * 365 * 24 * time.Hour
+	// DefaultOverlap is how long both roots are given out at least: for those
+	// that hold a copy of the root and no certificate, as a root file does.
+	DefaultOverlap = 24 * time.Hour
 	// promiseSlack is how far ahead of need Issuer.IssuedUntil is moved at
 	// most, so that a thousand requests are not a thousand writes.
 	promiseSlack = time.Minute
@@ -118,9 +121,20 @@ func (c Config) fits(s *State) error {
 
 // newIssuer is the given authority, or a root made now.
 func newIssuer(td spiffeid.TrustDomain, given *Given, ttl time.Duration) (*Issuer, error) {
-	if given != nil {
-		return given.issuer()
+	if given == nil {
+		return newRootIssuer(td, ttl)
 	}
+	i, err := given.issuer()
+	if err == nil {
+		err = i.trial(td)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the given authority %q: %w", given.Chain[0].Subject, err)
+	}
+	return i, nil
+}
+
+func newRootIssuer(td spiffeid.TrustDomain, ttl time.Duration) (*Issuer, error) {
 	if ttl <= 0 {
 		ttl = DefaultRootTTL
 	}
@@ -296,10 +310,10 @@ func (i *Issued) chain() []*x509.Certificate {
 }
 
 // ChainPEM is the certificate and its intermediates, without the root.
-func (i *Issued) ChainPEM() string { return joinPEM(i.chain()) }
+func (i *Issued) ChainPEM() string { return PEM(i.chain()) }
 
 // RootsPEM are all roots that are trusted now.
-func (i *Issued) RootsPEM() string { return joinPEM(i.Roots) }
+func (i *Issued) RootsPEM() string { return PEM(i.Roots) }
 
 // upkeep forgets what a rotation that is over has left, and returns the state.
 func (a *Authority) upkeep() (*State, error) {

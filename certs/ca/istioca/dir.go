@@ -36,8 +36,8 @@ type dir struct {
 	}
 }
 
-// errNoState says that a directory holds no authority.
-var errNoState = errors.New("there is no authority in it")
+// ErrNoState says that a directory holds no authority.
+var ErrNoState = errors.New("there is no authority in it")
 
 // load is the newest state. It reads the file only if that has changed.
 func (d *dir) load() (*State, error) {
@@ -46,7 +46,7 @@ func (d *dir) load() (*State, error) {
 	defer d.cache.Unlock()
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("state directory %s: %w", d.path, errNoState)
+		return nil, fmt.Errorf("state directory %s: %w", d.path, ErrNoState)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
@@ -84,7 +84,7 @@ func (d *dir) update(change func(*State) (*State, error)) (*State, error) {
 	}
 	defer unlock()
 	old, err := d.load()
-	if err != nil && !errors.Is(err, errNoState) {
+	if err != nil && !errors.Is(err, ErrNoState) {
 		return nil, err
 	}
 	fresh, err := change(old)

@@ -207,7 +207,8 @@ func (s *Server) tlsConfig() *tls.Config {
 
 // certificate is the serving certificate. It is made anew at the first
 // handshake in the second half of its life, and when another issuer signs, so
-// that neither a suspended machine nor a rotation leaves an old one.
+// that neither a suspended machine nor a rotation leaves an old one. The root
+// is presented too, for a client that knows only its pin.
 func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	plan, err := s.authority.plan()
 	if err != nil {
@@ -229,7 +230,7 @@ func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return nil, err
 	}
 	fresh := &tls.Certificate{PrivateKey: key, Leaf: issued.Cert}
-	for _, c := range issued.chain() {
+	for _, c := range append(issued.chain(), plan.Signer.anchors()...) {
 		fresh.Certificate = append(fresh.Certificate, c.Raw)
 	}
 	s.serving, s.signer, s.renewAt = fresh, issued.Issuer, now.Add(issued.Cert.NotAfter.Sub(now)/2)

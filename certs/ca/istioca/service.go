@@ -146,9 +146,9 @@ func (s *Server) ttl(seconds int64) (granted time.Duration, asked int64) {
 // response is the cert_chain: the leaf, the intermediates, and as the last
 // element all roots in one.
 func (i *Issued) response() []string {
-	out := []string{joinPEM(i.chain()[:1])}
+	out := []string{PEM(i.chain()[:1])}
 	for n := range i.Intermediates {
-		out = append(out, joinPEM(i.Intermediates[n:n+1]))
+		out = append(out, PEM(i.Intermediates[n:n+1]))
 	}
-	return append(out, joinPEM(i.Roots))
+	return append(out, PEM(i.Roots))
 }

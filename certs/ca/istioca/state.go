@@ -134,23 +134,29 @@ func (i *Issuer) ID() string {
 }
 
 // ends is the last moment of anything that i signs: the first not-after on the
-// way up to a root. Several roots in the bundle are other ways up, or nobody's
-// business, so that the one that lasts longest counts.
+// way up to a root. Where several roots lead on, the one that lasts longest
+// counts.
 func (i *Issuer) ends() time.Time {
 	end := i.Cert().NotAfter
 	for _, c := range i.above {
 		end = earlier(end, c.NotAfter)
 	}
-	if i.selfSigned() {
-		return end
-	}
-	top, last := i.top(), time.Time{}
-	for _, r := range i.roots {
-		if top.CheckSignatureFrom(r) == nil && r.NotAfter.After(last) {
-			last = r.NotAfter
-		}
+	var last time.Time
+	for _, r := range i.anchors() {
+		last = later(last, r.NotAfter)
 	}
 	return earlier(end, last)
+}
+
+// anchors are the roots that i leads to; a bundle may have others beside them.
+func (i *Issuer) anchors() []*x509.Certificate {
+	var out []*x509.Certificate
+	for _, r := range i.roots {
+		if i.top().Equal(r) || i.top().CheckSignatureFrom(r) == nil {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // begins is the first moment of anything that i signs.
