@@ -252,6 +252,20 @@ func (a *authority) last() seen {
 	return a.requests[len(a.requests)-1]
 }
 
+// count is how many requests came.
+func (a *authority) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.requests)
+}
+
+// dates makes the next answers carry f's date header.
+func (a *authority) dates(f func() string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.date = f
+}
+
 // bundle is the authority's root, as Trust wants it.
 func (a *authority) bundle() []*x509.Certificate { return []*x509.Certificate{a.root.cert} }
 

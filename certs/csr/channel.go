@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
@@ -158,8 +160,34 @@ type notingConn struct {
 
 func (c notingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.channel.note(err)
 	}
 	return n, err
+}
+
+// Write that fails is what follows when the other side has ended the
+// connection: what it said before that is the reason.
+func (c notingConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		c.lastWords()
+		c.channel.note(err)
+	}
+	return n, err
+}
+
+// lastWordsTime is for reading what has arrived already.
+const lastWordsTime = 100 * time.Millisecond
+
+// lastWords reads to the end of a connection that cannot be written any more.
+func (c notingConn) lastWords() {
+	if c.SetReadDeadline(time.Now().Add(lastWordsTime)) != nil {
+		return
+	}
+	for b := make([]byte, 512); ; {
+		if _, err := c.Read(b); err != nil {
+			return
+		}
+	}
 }

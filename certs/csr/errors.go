@@ -91,6 +91,9 @@ func (t *try) failure(err error) *Error {
 		e.Proof = t.proof.describe()
 	}
 	e.code, e.Fault = t.judge(err)
+	if inTime := (*TimeError)(nil); errors.As(err, &inTime) {
+		e.Clock = inTime.Clock // estimated, if no header told
+	}
 	return e
 }
 

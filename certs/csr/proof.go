@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -84,26 +83,20 @@ func (p *proof) bearer() (value string, ok bool) {
 
 // describe says for people what was shown to the authority.
 func (p *proof) describe() string {
-	var said []string
-	switch text := p.token.describe(p.at); {
-	case p.sent:
-		said = append(said, "sent "+text)
-	case p.token.missing():
-		said = append(said, "sent "+text)
-	default:
-		said = append(said, "did not send "+text)
+	sent := "sent "
+	if !p.sent && !p.token.missing() {
+		sent = "did not send "
 	}
+	sent += p.token.describe(p.at)
 	switch {
 	case p.unused != "":
-		said = append(said, "did not present "+p.unused)
+		return "we " + sent + " and did not present " + p.unused
 	case p.certificate == nil:
-		said = append(said, "presented no client certificate")
+		return "we " + sent + " and presented no client certificate"
 	case p.asked.Load():
-		said = append(said, "presented "+p.describeCertificate())
-	default:
-		said = append(said, "was not asked for "+p.describeCertificate())
+		return "we " + sent + " and presented " + p.describeCertificate()
 	}
-	return "we " + strings.Join(said, " and ")
+	return "we " + sent + " and were not asked for " + p.describeCertificate()
 }
 
 func (p *proof) describeCertificate() string {

@@ -28,7 +28,7 @@ type anchors struct {
 func (t Trust) read() (*anchors, error) {
 	a := &anchors{pins: t.Pins}
 	if len(t.Pins) > 0 {
-		a.from = append(a.from, fmt.Sprintf("%d pinned keys", len(t.Pins)))
+		a.from = append(a.from, counted("the pinned keys", len(t.Pins), "key"))
 	}
 	if t.RootFile == "" && t.Bundle == nil && !t.System {
 		return a, nil
@@ -70,7 +70,15 @@ func (a *anchors) add(from string, roots []*x509.Certificate) {
 	for _, c := range roots {
 		a.roots.AddCert(c)
 	}
-	a.from = append(a.from, fmt.Sprintf("%d of %s", len(roots), from))
+	a.from = append(a.from, counted(from, len(roots), "root"))
+}
+
+// counted is "the bundle (2 roots)".
+func counted(from string, n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%s (%d %s)", from, n, what)
 }
 
 // config is the TLS client of one connection. crypto/tls's own verification
