@@ -84,6 +84,10 @@ func (s *Server) Explain(q Query) (*Explanation, error) {
 		l, snap = next, next.current()
 	}
 	e.Listener = l.name
+	if err := l.loops(snap, info); err != nil {
+		e.Refused = err.Error()
+		return e, nil
+	}
 	e.ServerFirst = l.explainServerFirst(snap, info)
 	e.Match = snap.table.Explain(matchKey(info))
 	chain := snap.find(info)

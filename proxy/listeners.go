@@ -22,14 +22,16 @@ type listeners struct {
 	server *Server
 
 	mu       sync.Mutex
-	byName   map[string]*liveListener // guarded by mu
-	draining []*draining              // guarded by mu
-	refused  map[string]Refusal       // guarded by mu; by name: the last update that was refused
-	stopped  bool                     // guarded by mu; no listener accepts any more
+	byName   map[string]*liveListener      // guarded by mu
+	draining []*draining                   // guarded by mu
+	refused  map[string]Refusal            // guarded by mu; by name: the last update that was refused
+	stopped  []func(*config.Listener) bool // guarded by mu; which listeners accept no more
 
 	// routes finds a listener by the destination it stands for; swapped whole.
 	routes atomic.Pointer[map[netip.AddrPort]*liveListener]
-	wait   sync.WaitGroup // everything that the set has started
+	// intercepting are those that take redirected connections; swapped whole.
+	intercepting atomic.Pointer[[]interceptor]
+	wait         sync.WaitGroup // everything that the set has started
 }
 
 // liveListener is one listener: its sockets and its current snapshot.
@@ -70,6 +72,7 @@ type Refusal struct {
 func newListeners(s *Server) *listeners {
 	ls := &listeners{server: s, byName: map[string]*liveListener{}, refused: map[string]Refusal{}}
 	ls.routes.Store(&map[netip.AddrPort]*liveListener{})
+	ls.intercepting.Store(&[]interceptor{})
 	return ls
 }
 
@@ -93,7 +96,7 @@ func (ls *listeners) apply(cfg *config.Listener, version string, dynamic bool) e
 func (ls *listeners) tryApply(cfg *config.Listener, version string, dynamic bool) error {
 	ls.mu.Lock()
 	old := ls.byName[cfg.Name]
-	stopped := ls.stopped
+	stopped := slices.ContainsFunc(ls.stopped, func(which func(*config.Listener) bool) bool { return which(cfg) })
 	ls.mu.Unlock()
 	if stopped {
 		return errors.New("the server is draining")
@@ -318,7 +321,11 @@ func (ls *listeners) reroute() {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	routes := map[netip.AddrPort]*liveListener{}
+	var intercepting []interceptor
 	for _, l := range ls.byName {
+		if l.current().intercepts {
+			intercepting = append(intercepting, interceptor{l, l.addrPorts()})
+		}
 		for _, a := range addresses(l.current().cfg) {
 			if a.AddrPort.IsValid() {
 				routes[a.AddrPort] = l
@@ -326,6 +333,7 @@ func (ls *listeners) reroute() {
 		}
 	}
 	ls.routes.Store(&routes)
+	ls.intercepting.Store(&intercepting)
 }
 
 // byDestination is the listener for a restored destination: exactly its
@@ -370,10 +378,11 @@ func (ls *listeners) get(name string) *liveListener {
 	return ls.byName[name]
 }
 
-// stop stops accepting on the listeners that which picks; connections go on.
+// stop stops accepting on the listeners that which picks, and on those that an
+// update would bring; connections go on.
 func (ls *listeners) stop(which func(*config.Listener) bool) {
 	ls.mu.Lock()
-	ls.stopped = true
+	ls.stopped = append(ls.stopped, which)
 	ls.mu.Unlock()
 	for _, l := range ls.sorted() {
 		if which(l.current().cfg) {
@@ -382,22 +391,11 @@ func (ls *listeners) stop(which func(*config.Listener) bool) {
 	}
 }
 
-// waitIdle waits until no connection is open, or limit has passed, or stop is
-// closed.
-func (ls *listeners) waitIdle(limit time.Duration, stop <-chan struct{}) {
-	timeout := time.NewTimer(limit)
-	defer timeout.Stop()
-	tick := time.NewTicker(drainPoll)
-	defer tick.Stop()
-	for ls.server.stats.connections.Value() > 0 {
-		select {
-		case <-tick.C:
-		case <-timeout.C:
-			return
-		case <-stop:
-			return
-		}
-	}
+// accepts reports whether a listener that which picks accepts connections.
+func (ls *listeners) accepts(which func(*config.Listener) bool) bool {
+	return slices.ContainsFunc(ls.sorted(), func(l *liveListener) bool {
+		return which(l.current().cfg) && len(l.bound()) > 0
+	})
 }
 
 // counts are the listeners that are active, warming and draining.

@@ -31,6 +31,9 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	if err != nil {
 		return l, flow.End(flow.StageListenerFilter, 0, err)
 	}
+	if reason := l.loops(snap, info); reason != nil {
+		return l, l.refuseLoop(info, reason)
+	}
 	watch.settled(first)
 	if next := l.handOff(snap, info); next != nil {
 		return next.takeOver(ctx, c, info)
@@ -48,6 +51,9 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	defer chain.leave()
 	info.FilterChain = chain.cfg.Name
 	ahead := watch.take(chain)
+	if err := l.hold(chain, info); err != nil {
+		return l, err
+	}
 	side, err := chain.accept(c, info, l.stats)
 	if err != nil {
 		return l, flow.End(flow.StageTLS, 0, err)

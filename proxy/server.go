@@ -50,6 +50,18 @@ type Options struct {
 	// silent before that, 0 for 50 ms.
 	NoServerFirst   bool
 	ServerFirstWait time.Duration
+	// Hold is for how long after the start connections are held whose secrets
+	// or clusters are not there yet; 0 does not hold. Then accepting does not
+	// wait for the clusters either.
+	Hold time.Duration
+	// MinDrainTime is for how long OUTBOUND listeners go on at least when the
+	// server ends, though no connection is open; with DrainFully, for the
+	// whole DrainTime.
+	MinDrainTime time.Duration
+	DrainFully   bool
+	// LoopGuard refuses connections to listeners that take redirected ones, if
+	// they were not redirected.
+	LoopGuard bool
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }
@@ -85,6 +97,10 @@ type Server struct {
 	draining             atomic.Bool
 	unhealthy            atomic.Bool // /healthcheck/fail
 	initialized          atomic.Bool
+
+	warm         atomic.Bool   // every cluster has had its first endpoints
+	skip         chan struct{} // one element: end the current stage of the end
+	ownAddresses ownAddresses
 }
 
 // errDrained and errAborted are why serving ends.
@@ -100,7 +116,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: opts, boot: boot, log: opts.Log, start: time.Now(), registry: stats.New()}
+	s := &Server{opts: opts, boot: boot, log: opts.Log, start: time.Now(), registry: stats.New(), skip: make(chan struct{}, 1)}
 	s.accepting, s.stopAccept = context.WithCancelCause(context.Background())
 	s.serving, s.stopServ = context.WithCancelCause(context.Background())
 	s.stats = newServerStats(s.registry)
@@ -156,23 +172,36 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // begin accepts connections as soon as the clusters are warm. Until then the
-// sockets are open, so that callers wait in the queue and are not refused.
+// sockets are open, so that callers wait in the queue and are not refused. With
+// Hold it accepts at once, and each connection waits for what it needs itself.
 func (s *Server) begin(ctx context.Context) {
+	if s.opts.Hold > 0 {
+		s.accept()
+	}
 	if s.clusters.WaitWarm(ctx) != nil {
 		return
 	}
-	s.started.Store(true)
-	for _, l := range s.listeners.sorted() {
-		l.startAccepting(s.listeners)
-	}
+	s.warm.Store(true)
+	s.accept()
 	s.stats.workersStarted.Set(1)
-	s.log.Info("accepting connections", "listeners", len(s.listeners.sorted()))
 	s.waitSecrets(ctx)
 	s.initialized.Store(true)
 	s.stats.initializationMS.Record(uint64(time.Since(s.start).Milliseconds()))
 	if ctx.Err() == nil {
 		s.log.Info("ready", "after", time.Since(s.start).Round(time.Millisecond))
 	}
+}
+
+// accept begins to accept, if it has not begun.
+func (s *Server) accept() {
+	if s.started.Swap(true) {
+		return
+	}
+	all := s.listeners.sorted()
+	for _, l := range all {
+		l.startAccepting(s.listeners)
+	}
+	s.log.Info("accepting connections", "listeners", len(all))
 }
 
 // waitSecrets waits until every secret that a listener or a cluster needs is
@@ -187,17 +216,6 @@ func (s *Server) waitSecrets(ctx context.Context) {
 	}
 }
 
-// drainAndStop ends the server in order: no new connections, then the open
-// ones have the drain time.
-func (s *Server) drainAndStop() {
-	s.draining.Store(true)
-	s.log.Info("draining", "connections", s.stats.connections.Value(), "drain_time", s.opts.DrainTime)
-	s.listeners.stop(func(*config.Listener) bool { return true })
-	s.listeners.waitIdle(s.opts.DrainTime, s.serving.Done())
-	s.stopAccept(errDrained)
-	s.stopServ(errDrained)
-}
-
 // Abort ends the server at once; connections are closed.
 func (s *Server) Abort() {
 	s.stopAccept(errAborted)
@@ -209,7 +227,7 @@ func (s *Server) State() string {
 	switch {
 	case s.draining.Load() || s.unhealthy.Load():
 		return "DRAINING"
-	case !s.started.Load():
+	case !s.warm.Load():
 		return "PRE_INITIALIZING"
 	case !s.initialized.Load():
 		return "INITIALIZING"

@@ -147,6 +147,9 @@ func (l *liveListener) aheadOf(snap *snapshot, info *flow.Info) (*liveChain, *fi
 	if next := l.handOff(snap, info); next != nil {
 		return nil, nil, fmt.Sprintf("listener %q takes the connection", next.name)
 	}
+	if reason := l.loops(snap, info); reason != nil {
+		return nil, nil, reason.Error()
+	}
 	chain := snap.find(info)
 	switch {
 	case chain == nil:
@@ -169,7 +172,13 @@ func (w *serverWatch) listen(ctx context.Context) (spoke bool) {
 			spoke = false
 		}
 	}()
-	err := w.ahead.Connect(ctx)
+	var err error
+	if time.Now().Before(s.start.Add(s.opts.Hold)) {
+		err = s.waitCluster(ctx, w.ahead.Cluster())
+	}
+	if err == nil {
+		err = w.ahead.Connect(ctx)
+	}
 	if err == nil {
 		err = w.ahead.FirstByte(ctx)
 	}

@@ -15,14 +15,15 @@ import (
 type serverStats struct {
 	scope *stats.Scope // server.
 
-	workersStarted   *stats.Gauge
-	connections      *stats.Gauge // server.total_connections
-	initializationMS *stats.Histogram
-	panics           *stats.Counter
-	updateRejected   *stats.Counter // of a file of LDS, CDS or EDS
-	end              map[flow.Stage]*stats.Counter
-	lm               managerStats
-	secrets          secretTotals
+	workersStarted    *stats.Gauge
+	connections       *stats.Gauge // server.total_connections
+	initializationMS  *stats.Histogram
+	panics            *stats.Counter
+	updateRejected    *stats.Counter // of a file of LDS, CDS or EDS
+	held, holdExpired *stats.Counter // connections that waited for something to be there
+	end               map[flow.Stage]*stats.Counter
+	lm                managerStats
+	secrets           secretTotals
 }
 
 // managerStats are listener_manager.*
@@ -40,7 +41,8 @@ func newServerStats(r *stats.Registry) *serverStats {
 		initializationMS: server.Histogram("initialization_time_ms"),
 		panics:           own.Counter("connection_panics"),
 		updateRejected:   own.Counter("file_update_rejected"),
-		end:              map[flow.Stage]*stats.Counter{},
+		held:             own.Counter("connections_held"), holdExpired: own.Counter("connections_hold_expired"),
+		end: map[flow.Stage]*stats.Counter{},
 		lm: managerStats{
 			added: lm.Counter("listener_added"), modified: lm.Counter("listener_modified"),
 			removed: lm.Counter("listener_removed"), inPlace: lm.Counter("listener_in_place_updated"),
@@ -49,7 +51,7 @@ func newServerStats(r *stats.Registry) *serverStats {
 		},
 	}
 	for _, stage := range []flow.Stage{
-		flow.StageAccept, flow.StageListenerFilter, flow.StageMatch, flow.StageTLS, flow.StageNetworkFilter,
+		flow.StageAccept, flow.StageListenerFilter, flow.StageLoop, flow.StageHold, flow.StageMatch, flow.StageTLS, flow.StageNetworkFilter,
 		flow.StageCluster, flow.StageConnect, flow.StageUpstreamTLS, flow.StageRelay,
 	} {
 		s.end[stage] = own.Scope("connection_ended_early").Counter(string(stage))
@@ -139,6 +141,7 @@ type listenerStats struct {
 	// Of servers that speak first; ours. serverFirst counts the connections
 	// that went on by it, the others what was dialled for it.
 	serverFirst, serverFirstDialed, serverFirstFailed, serverFirstUnused *stats.Counter
+	loopRefused                                                          *stats.Counter
 }
 
 // statName is stat_prefix, or the address.
@@ -163,6 +166,7 @@ func (s *Server) listenerStats(cfg *config.Listener) *listenerStats {
 
 		serverFirst: scope.Counter("server_first"), serverFirstDialed: scope.Counter("server_first_dialed"),
 		serverFirstFailed: scope.Counter("server_first_dial_failed"), serverFirstUnused: scope.Counter("server_first_unused"),
+		loopRefused: scope.Counter("loop_refused"),
 	}
 }
 

@@ -26,6 +26,8 @@ type snapshot struct {
 	updated    time.Time
 	// watchesServer says that servers which speak first are waited for.
 	watchesServer bool
+	// intercepts says that the listener takes redirected connections.
+	intercepts bool
 }
 
 // liveChain is one filter chain with what its connections share. Successive
@@ -47,7 +49,7 @@ type liveChain struct {
 func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats, version string) (*snapshot, error) {
 	snap := &snapshot{
 		cfg: cfg, version: version, updated: time.Now(), chains: map[*config.FilterChain]*liveChain{},
-		watchesServer: watchesServer(cfg, s.opts),
+		watchesServer: watchesServer(cfg, s.opts), intercepts: intercepts(cfg),
 	}
 	var err error
 	if snap.filters, err = listener.Compile(cfg, listener.Deps{Stats: s.registry, Listener: st.scope, Waiting: s.waiting}); err != nil {

@@ -12,15 +12,26 @@ import (
 type lifecycleFlags struct {
 	serverFirst         bool
 	serverFirstWaitMsec uint32
+	holdS, minDrainS    uint32
+	exitOnZero          bool
+	loopGuard           bool
 }
 
 func (f *lifecycleFlags) register(c *cobra.Command) {
 	fs := c.Flags()
 	fs.BoolVar(&f.serverFirst, "server-first", true, "while a client is silent, connect to the plaintext server and let it speak first (docs/server-first.md)")
 	fs.Uint32Var(&f.serverFirstWaitMsec, "server-first-wait-msec", 50, "how long a client may be silent before that, in milliseconds")
+	fs.Uint32Var(&f.holdS, "hold-until-ready-s", 0, "seconds after the start for which connections are held whose secrets or clusters are not there yet; 0 does not hold (docs/lifecycle.md)")
+	fs.BoolVar(&f.exitOnZero, "exit-on-zero-connections", true, "after SIGTERM, end when no connection is open; if false, OUTBOUND listeners go on for --drain-time-s")
+	fs.Uint32Var(&f.minDrainS, "minimum-drain-time-s", 0, "seconds after SIGTERM for which OUTBOUND listeners go on though no connection is open")
+	fs.BoolVar(&f.loopGuard, "loop-guard", false, "refuse connections to listeners that take redirected ones, if they were not redirected")
 }
 
 func (f *lifecycleFlags) apply(o *proxy.Options) {
 	o.NoServerFirst = !f.serverFirst
+	o.Hold = time.Duration(f.holdS) * time.Second
+	o.DrainFully = !f.exitOnZero
+	o.MinDrainTime = time.Duration(f.minDrainS) * time.Second
+	o.LoopGuard = f.loopGuard
 	o.ServerFirstWait = time.Duration(f.serverFirstWaitMsec) * time.Millisecond
 }

@@ -163,8 +163,8 @@ func (f *runFlags) serverOptions(log *slog.Logger, level *slog.LevelVar) proxy.O
 	return o
 }
 
-// serveUntilSignal runs the server. The first SIGTERM or SIGINT drains it, the
-// second ends it at once.
+// serveUntilSignal runs the server. The first SIGTERM or SIGINT begins the end,
+// each further one skips the stage that it is in.
 func serveUntilSignal(ctx context.Context, server *proxy.Server, log *slog.Logger) error {
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
@@ -179,8 +179,7 @@ func serveUntilSignal(ctx context.Context, server *proxy.Server, log *slog.Logge
 			case sig := <-signals:
 				log.Info("signal received", "signal", sig.String())
 				if n > 0 {
-					server.Abort()
-					return
+					server.Skip()
 				}
 				drain()
 			case <-done:

@@ -41,6 +41,32 @@ func (c *Cluster) socketAt(i int) *socket {
 	return c.matches[i]
 }
 
+// Secrets are what connections to the cluster need, over all of its transport
+// sockets.
+func (c *Cluster) Secrets() []*certs.Handle {
+	var out []*certs.Handle
+	for _, s := range append([]*socket{c.fallback}, c.matches...) {
+		if s.client != nil {
+			out = append(out, s.client.Secrets()...)
+		}
+	}
+	return out
+}
+
+// Ready reports whether the cluster has had its first endpoints, and has its
+// secrets.
+func (c *Cluster) Ready() bool {
+	if !c.isWarm() {
+		return false
+	}
+	for _, h := range c.Secrets() {
+		if _, err := h.Current(); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // handshake puts the transport socket on raw. hostname is the endpoint's; ALPN,
 // if not nil, replaces the configured protocols.
 func (s *socket) handshake(ctx context.Context, raw net.Conn, hostname string, alpn []string) (relay.Conn, *tlsmux.State, error) {

@@ -256,6 +256,20 @@ func (ch *Chain) Explain(info *flow.Info) []Verdict {
 	return append(all, ch.terminal.explain(info))
 }
 
+// Clusters are those that a connection like info may be sent to, if no filter
+// refuses it.
+func (ch *Chain) Clusters(info *flow.Info) []string {
+	info = scratch(info)
+	for _, f := range ch.filters {
+		f.explain(info)
+	}
+	var names []string
+	for _, c := range ch.terminal.explain(info).Clusters {
+		names = append(names, c.Cluster)
+	}
+	return names
+}
+
 // wait blocks for a time, or until ctx ends.
 func wait(ctx context.Context, d time.Duration) {
 	if d <= 0 {

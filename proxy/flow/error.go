@@ -8,7 +8,9 @@ type Stage string
 const (
 	StageAccept         Stage = "accept"
 	StageListenerFilter Stage = "listener_filter"
+	StageLoop           Stage = "loop"
 	StageMatch          Stage = "match"
+	StageHold           Stage = "hold"
 	StageTLS            Stage = "downstream_tls"
 	StageNetworkFilter  Stage = "network_filter"
 	StageCluster        Stage = "cluster"

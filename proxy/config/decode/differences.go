@@ -27,7 +27,7 @@ var differences = []difference{
 	{"session resumption", "is verified again by the current roots, lists and matchers."},
 	{"tls_maximum_protocol_version", "of a client is TLS 1.3 if it is not set; Envoy's is 1.2, in which a client's certificate goes in the clear."},
 	{"listener_filters_timeout", "0 waits for ever for a client that is silent, as in Envoy; one that has begun a ClientHello or a PROXY header has 15 s. At most 8192 connections may wait, and the oldest is shed."},
-	{"SIGTERM", "drains for --drain-time-s, and a second one ends at once; Envoy ends at the first."},
+	{"SIGTERM", "drains for --drain-time-s: OUTBOUND listeners go on as long as a connection is open, all others stop at once. Each further one skips a stage; Envoy ends at the first."},
 	{"a path_config_source", "with something wrong in it when the server starts is refused, and the server does not begin; Envoy goes on without it."},
 	{"respect_dns_ttl", "has no effect: the system's resolver tells no TTL, and names are refreshed at dns_refresh_rate."},
 	{"network rbac", "decides before the upstream is dialled and before anything is read; Envoy waits for the client's first byte, and by then a server that speaks first has been heard."},
@@ -45,4 +45,5 @@ var differences = []difference{
 	{"/stats", "has no html format, and no /stats/recentlookups. Histograms are shown from the first value on; Envoy shows them at the next flush."},
 	{"profilers", "are Go's, under /debug/pprof/; there is no /cpuprofiler, /heapprofiler, /heap_dump or /contention."},
 	{"servers that speak first", "(MySQL, SMTP) are served behind a listener that tells TLS from plaintext: while a client is silent, the server that it would get as plaintext is dialled, and if that speaks, the connection is plaintext. Envoy waits for the client for listener_filters_timeout. `metadata.filter_metadata[\"outrider\"]: {server_first: false}` of a listener, or `--server-first=false`, makes it as in Envoy; other keys of that namespace are refused."},
+	{"an original destination", "that is the address of a listener with original_dst, or of a transparent one, on this machine is refused: it would come back. Envoy connects to itself."},
 }
