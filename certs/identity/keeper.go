@@ -247,6 +247,15 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
+// DemandTrustDomains sets Options.PerTrustDomain for good. A source whose roots
+// are each for one trust domain only calls it before it names any.
+func (k *Keeper) DemandTrustDomains() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.opts.PerTrustDomain = true
+	k.publishAll()
+}
+
 // settle waits until the clients have the roots that are trusted now.
 func (k *Keeper) settle(ctx context.Context) {
 	k.mu.Lock()
