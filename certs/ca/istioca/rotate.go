@@ -36,7 +36,7 @@ func (a *Authority) RotateRoot(given *Given, rootTTL, overlap time.Duration) (Pl
 		if old.Issuers[0].Cert().Equal(fresh.Cert()) {
 			return nil, fmt.Errorf("the given authority %q signs already", fresh.Cert().Subject)
 		}
-		return old.rotate(fresh, overlap, now.UTC()), nil
+		return old.rotate(fresh, overlap, now.UTC())
 	})
 	if err != nil {
 		return Plan{}, fmt.Errorf("rotate the root: %w", err)

@@ -2,6 +2,7 @@ package istioca
 
 import (
 	"crypto/x509"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -71,16 +72,51 @@ func union(a, b []*x509.Certificate) []*x509.Certificate {
 // that both roots are given out before fresh signs. Where everybody has fresh's
 // roots already, as for a new intermediate below the same root, only the
 // overlap counts.
-func (s *State) rotate(fresh *Issuer, overlap time.Duration, now time.Time) *State {
+func (s *State) rotate(fresh *Issuer, overlap time.Duration, now time.Time) (*State, error) {
 	old := s.Issuers[0]
 	signs := now.Add(overlap)
 	if len(union(old.roots, fresh.roots)) > len(old.roots) {
 		signs = later(signs, old.IssuedUntil)
 	}
+	after := *fresh
+	back, err := legacy(old, fresh, now)
+	if err != nil {
+		return nil, err
+	}
+	after.legacy, after.LegacyPEM = back, PEM(back)
 	out := *s
-	out.Issuers = []*Issuer{old, fresh}
+	out.Issuers = []*Issuer{old, &after}
 	out.Rotation = &Rotation{Began: now, SignsAt: signs}
-	return &out
+	return &out, nil
+}
+
+// maxLegacy bounds what the server presents beside its own chain: the way back
+// over four rotations.
+const maxLegacy = 8
+
+// legacy are fresh's roots signed by old, and old's roots, and so on back. The
+// server presents them, so that a client that knows only a root from before, as
+// a copied file or a pin, still reaches the authority and learns the new one.
+// They are in no answer and make nobody trust more than it did.
+func legacy(old, fresh *Issuer, now time.Time) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	for _, root := range fresh.anchors() {
+		if slices.ContainsFunc(old.roots, root.Equal) {
+			return old.legacy, nil // nothing has changed for such a client
+		}
+		cross, err := old.signer.Sign(&x509.Certificate{
+			RawSubject: root.RawSubject, SubjectKeyId: root.SubjectKeyId,
+			NotBefore: later(root.NotBefore, old.begins()), NotAfter: earlier(root.NotAfter, old.ends()),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		}, root.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("sign the new root with the old one: %w", err)
+		}
+		out = append(out, cross)
+	}
+	out = slices.Concat(out, old.intermediates(), old.anchors(), old.legacy)
+	out = slices.DeleteFunc(out, func(c *x509.Certificate) bool { return now.After(c.NotAfter) })
+	return out[:min(len(out), maxLegacy)], nil
 }
 
 // pruned is s without what a rotation that is over has left; s itself if there

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -190,8 +191,12 @@ func (s *Server) follow(last *Plan) {
 	}
 	plan := state.Plan(time.Now())
 	if plan.Phase != last.Phase || plan.Signer.ID() != last.Signer.ID() {
-		s.log.Info("authority's phase", "phase", string(plan.Phase), "signer", plan.Signer.ID(),
-			"signer_not_after", plan.Signer.ends().UTC(), "roots", len(plan.Roots), "until", plan.Until.UTC())
+		log := s.log
+		if !plan.Until.IsZero() {
+			log = log.With("until", plan.Until.UTC())
+		}
+		log.Info("authority's phase", "phase", string(plan.Phase), "signer", plan.Signer.ID(),
+			"signer_not_after", plan.Signer.ends().UTC(), "roots", len(plan.Roots))
 	}
 	*last = plan
 }
@@ -208,7 +213,8 @@ func (s *Server) tlsConfig() *tls.Config {
 // certificate is the serving certificate. It is made anew at the first
 // handshake in the second half of its life, and when another issuer signs, so
 // that neither a suspended machine nor a rotation leaves an old one. The root
-// is presented too, for a client that knows only its pin.
+// is presented too, for a client that knows only its pin, and the way back to
+// the roots before.
 func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	plan, err := s.authority.plan()
 	if err != nil {
@@ -230,7 +236,7 @@ func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return nil, err
 	}
 	fresh := &tls.Certificate{PrivateKey: key, Leaf: issued.Cert}
-	for _, c := range append(issued.chain(), plan.Signer.anchors()...) {
+	for _, c := range slices.Concat(issued.chain(), plan.Signer.anchors(), plan.Signer.legacy) {
 		fresh.Certificate = append(fresh.Certificate, c.Raw)
 	}
 	s.serving, s.signer, s.renewAt = fresh, issued.Issuer, now.Add(issued.Cert.NotAfter.Sub(now)/2)

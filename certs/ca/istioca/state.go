@@ -43,6 +43,9 @@ type Issuer struct {
 	ChainPEM string `json:"chain,omitempty"`
 	// RootsPEM are the roots that peers need for what it signs.
 	RootsPEM string `json:"roots"`
+	// LegacyPEM leads from RootsPEM back to the roots that were before, for
+	// clients of the server that still know only those: see legacy.
+	LegacyPEM string `json:"legacy,omitempty"`
 	// Created is when it came to this state.
 	Created time.Time `json:"created"`
 	// IssuedUntil is not before the end of any certificate that it has signed.
@@ -52,6 +55,7 @@ type Issuer struct {
 	signer *ca.CA
 	above  []*x509.Certificate // intermediates, nearest first
 	roots  []*x509.Certificate
+	legacy []*x509.Certificate
 }
 
 // Rotation is a change of roots under way: see Plan.
@@ -109,15 +113,23 @@ func (i *Issuer) parse() error {
 	if i.signer, err = ca.Load(pair.TLS.Leaf, key); err != nil {
 		return err
 	}
-	if i.above = nil; i.ChainPEM != "" {
-		if i.above, err = certs.ParseRoots([]byte(i.ChainPEM)); err != nil {
-			return fmt.Errorf("chain: %w", err)
-		}
+	if i.above, err = optional(i.ChainPEM); err != nil {
+		return fmt.Errorf("chain: %w", err)
+	}
+	if i.legacy, err = optional(i.LegacyPEM); err != nil {
+		return fmt.Errorf("legacy: %w", err)
 	}
 	if i.roots, err = certs.ParseRoots([]byte(i.RootsPEM)); err != nil {
 		return fmt.Errorf("roots: %w", err)
 	}
 	return nil
+}
+
+func optional(text string) ([]*x509.Certificate, error) {
+	if text == "" {
+		return nil, nil
+	}
+	return certs.ParseRoots([]byte(text))
 }
 
 // Cert is the certificate that signs.
