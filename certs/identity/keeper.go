@@ -36,6 +36,8 @@ type Options struct {
 	// roots and the certificates below them.
 	Settled func(ctx context.Context, name string)
 	Log     *slog.Logger
+	// Now is the wall clock; nil is time.Now.
+	Now func() time.Time
 }
 
 // settleTime is the longest that new certificates wait for the clients to
@@ -65,6 +67,9 @@ func NewKeeper(opts Options) *Keeper {
 	k := &Keeper{opts: opts, handles: map[string]*certs.Handle{}}
 	if k.opts.Log == nil {
 		k.opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if k.opts.Now == nil {
+		k.opts.Now = time.Now
 	}
 	for _, name := range []string{DefaultName, RootsName} {
 		k.handles[name] = certs.NewHandle(certs.Ref{Name: name})
@@ -144,7 +149,7 @@ func (k *Keeper) Trust(from string, said ...Bundle) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.bundles.replace(from, said, time.Now()) {
+	if !k.bundles.replace(from, said, k.opts.Now()) {
 		return nil
 	}
 	k.unsettled = true
@@ -313,6 +318,25 @@ func (k *Keeper) Pair() *certs.KeyPair {
 		return nil
 	}
 	return k.pairs[0]
+}
+
+// Expired is nil, or what has become of the default certificate: since when it
+// is not good any more, and why there is none in its place.
+func (k *Keeper) Expired() error {
+	p := k.Pair()
+	if p == nil {
+		return nil
+	}
+	err := ValidAt(p, k.opts.Now())
+	if err == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if last, _ := k.handles[DefaultName].LastFailure(); last != nil {
+		return fmt.Errorf("%w%s; no other one came: %w", err, k.clock.note(), last)
+	}
+	return fmt.Errorf("%w%s", err, k.clock.note())
 }
 
 // SetClock records what was learnt of the authority's clock.
