@@ -113,11 +113,18 @@ func distinct(all []*x509.Certificate) []*x509.Certificate {
 	return out
 }
 
-// selfSigned says that c is its own issuer by what it says. A root's new key
-// certified by its old one has the same names, and other key identifiers.
+// selfSigned says that c is its own issuer. A root's new key certified by its
+// old one has the same names, but other key identifiers; without those the
+// signature tells, unless it is of a kind that nobody checks any more.
 func selfSigned(c *x509.Certificate) bool {
-	return bytes.Equal(c.RawIssuer, c.RawSubject) &&
-		(len(c.AuthorityKeyId) == 0 || bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId))
+	if !bytes.Equal(c.RawIssuer, c.RawSubject) {
+		return false
+	}
+	if len(c.AuthorityKeyId) > 0 {
+		return bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId)
+	}
+	err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
+	return err == nil || errors.As(err, new(x509.InsecureAlgorithmError))
 }
 
 func (w wanted) checkKey(a *answer) error {

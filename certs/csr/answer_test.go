@@ -154,6 +154,11 @@ func manyAuthorities(t testing.TB, root *signer) []string {
 
 func TestRightAnswersAreTaken(t *testing.T) {
 	b := newBench(t)
+	renewed := newSigner(t, "root", nil) // the root's new key,
+	named := template(renewed.cert)
+	named.AuthorityKeyId = b.root.cert.SubjectKeyId
+	namedBridge := sign(t, named, b.root, renewed.key.Public()) // naming the old key
+	bridge := renewed.certFor(t, b.root, renewed.key)           // certified by its old one
 	crossed := b.root.certFor(t, b.other, b.root.key)
 	for _, c := range []struct {
 		name   string
@@ -169,6 +174,8 @@ func TestRightAnswersAreTaken(t *testing.T) {
 		{"several roots, one twice", []string{b.leaf(), pemOf(b.other.cert, b.root.cert, b.other.cert)}, nil, certsOf(b.other, b.root)},
 		{"no root on the wire", []string{pemOf(b.middle.leaf(t, b.key.Public(), workload)), pemOf(b.middle.cert)}, certsOf(b.middle), certsOf(b.middle)},
 		{"the root certified by another", []string{b.leaf(), pemOf(crossed), pemOf(b.root.cert)}, []*x509.Certificate{crossed}, certsOf(b.root)},
+		{"the root's new key, certified by its old one", []string{pemOf(renewed.leaf(t, b.key.Public(), workload)), pemOf(bridge), pemOf(b.root.cert)}, []*x509.Certificate{bridge}, certsOf(b.root)},
+		{"the same with key identifiers", []string{pemOf(renewed.leaf(t, b.key.Public(), workload)), pemOf(namedBridge), pemOf(b.root.cert)}, []*x509.Certificate{namedBridge}, certsOf(b.root)},
 		{"no extended key usages", b.with(b.leaf(usages())), nil, certsOf(b.root)},
 		{"any extended key usage", b.with(b.leaf(usages(x509.ExtKeyUsageAny))), nil, certsOf(b.root)},
 		{"an old root beside", []string{b.leaf(), pemOf(newRoot(t, "old", validity(b.now, -2*time.Hour, -time.Hour)).cert, b.root.cert)}, nil, nil},
@@ -279,6 +286,27 @@ func TestSkewAcceptsALittleOfTheFutureAndNothingOfThePast(t *testing.T) {
 				t.Errorf("got %v, want ok %v", err, c.ok)
 			}
 		})
+	}
+}
+
+func TestTimeErrorIsExplainedOnlyByAClockThatFits(t *testing.T) {
+	b := newBench(t)
+	leaf := b.root.leaf(t, b.key.Public(), workload, validity(b.now, time.Hour, 2*time.Hour))
+	for _, c := range []struct {
+		name  string
+		clock identity.Clock
+		want  bool
+	}{
+		{"not known", identity.Clock{}, false},
+		{"the same", identity.Clock{From: fromDate, Margin: time.Second}, false},
+		{"within its validity", identity.Clock{From: fromDate, Margin: time.Second, Ahead: 90 * time.Minute}, true},
+		{"before it", identity.Clock{From: fromDate, Margin: time.Second, Ahead: 30 * time.Minute}, false},
+		{"just before it", identity.Clock{From: fromDate, Margin: time.Minute, Ahead: time.Hour - time.Second}, true},
+		{"after it", identity.Clock{From: fromDate, Margin: time.Second, Ahead: 3 * time.Hour}, false},
+	} {
+		if got := (&TimeError{Cert: leaf, Now: b.now, Clock: c.clock}).explained(); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
 	}
 }
 

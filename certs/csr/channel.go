@@ -73,11 +73,21 @@ func dial(ctx context.Context, opts *Options) (net.Conn, error) {
 	if err != nil || !opts.Plaintext || opts.AllowPlaintext {
 		return conn, err
 	}
-	if to, ok := conn.RemoteAddr().(*net.TCPAddr); !ok || !to.IP.IsLoopback() {
+	if err := mustBeLoopback(conn.RemoteAddr()); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("plaintext to %s is refused: it is not a loopback address", conn.RemoteAddr())
+		return nil, err
 	}
 	return conn, nil
+}
+
+// errReadable says that a token would go out readable.
+var errReadable = errors.New("plaintext is for loopback addresses only")
+
+func mustBeLoopback(to net.Addr) error {
+	if tcp, ok := to.(*net.TCPAddr); !ok || !tcp.IP.IsLoopback() {
+		return fmt.Errorf("%s is refused: %w", to, errReadable)
+	}
+	return nil
 }
 
 // note keeps the first error, and returns what it is given.

@@ -3,6 +3,7 @@ package csr
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -22,27 +23,37 @@ func (e exchange) half() time.Duration { return e.received.Sub(e.sent) / 2 }
 // How clocks are measured (identity.Clock.From).
 const (
 	fromDate      = "date header"
+	fromMillis    = "time header"
 	fromNotBefore = "NotBefore"
 )
 
-// clockOfDate measures by the date header (RFC 9110, section 6.6.1), of which
-// the first that can be read counts. It is cut to whole seconds: half of one
-// is added, and is in the margin with half of the round trip.
-func clockOfDate(e exchange, headers ...metadata.MD) (identity.Clock, bool) {
-	for _, h := range headers {
-		for _, value := range h.Get("date") {
-			date, err := http.ParseTime(value)
-			if err != nil {
-				continue
-			}
-			return identity.Clock{
-				Ahead:  date.Add(time.Second / 2).Sub(e.middle()),
-				Margin: e.half() + time.Second/2,
-				From:   fromDate,
-			}, true
+// millisHeader is our own authority's clock in milliseconds since 1970.
+const millisHeader = "x-outrider-time-ms"
+
+// clockOfHeaders measures by our own authority's header, else by the date
+// header (RFC 9110, section 6.6.1), of which the first that can be read counts.
+// That is cut to whole seconds: half of one is added, and is in the margin with
+// half of the round trip.
+func clockOfHeaders(e exchange, headers ...metadata.MD) identity.Clock {
+	for _, value := range values(millisHeader, headers) {
+		if ms, err := strconv.ParseInt(value, 10, 64); err == nil && ms > 0 && ms <= maxDate*1000 {
+			return identity.Clock{Ahead: time.UnixMilli(ms).Sub(e.middle()), Margin: e.half() + time.Millisecond, From: fromMillis}
 		}
 	}
-	return identity.Clock{}, false
+	for _, value := range values("date", headers) {
+		if date, err := http.ParseTime(value); err == nil {
+			return identity.Clock{Ahead: date.Add(time.Second / 2).Sub(e.middle()), Margin: e.half() + time.Second/2, From: fromDate}
+		}
+	}
+	return identity.Clock{}
+}
+
+func values(name string, headers []metadata.MD) []string {
+	var out []string
+	for _, h := range headers {
+		out = append(out, h.Get(name)...)
+	}
+	return out
 }
 
 // backdate is by how much istiod dates certificates back. Other authorities

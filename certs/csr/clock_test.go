@@ -2,6 +2,7 @@ package csr
 
 import (
 	"crypto/tls"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,29 +14,29 @@ import (
 
 func httpDate(t time.Time) string { return t.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") }
 
-func TestClockIsMeasuredByTheDateHeader(t *testing.T) {
+func TestClockIsMeasuredByHeaders(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	e := exchange{start, start.Add(2 * time.Second)}
+	byDate := func(ahead time.Duration) identity.Clock {
+		return identity.Clock{Ahead: ahead, Margin: 1500 * time.Millisecond, From: "date header"}
+	}
+	later, ms := httpDate(start.Add(time.Minute)), strconv.FormatInt(start.Add(time.Minute).UnixMilli(), 10)
 	for _, c := range []struct {
 		name string
 		md   []metadata.MD
-		want time.Duration
-		ok   bool
+		want identity.Clock
 	}{
-		{"ahead", []metadata.MD{metadata.Pairs("date", httpDate(start.Add(time.Minute)))}, 59*time.Second + 500*time.Millisecond, true},
-		{"behind", []metadata.MD{metadata.Pairs("date", httpDate(start.Add(-time.Minute)))}, -60*time.Second - 500*time.Millisecond, true},
-		{"in the trailer", []metadata.MD{nil, metadata.Pairs("date", httpDate(start.Add(time.Minute)))}, 59*time.Second + 500*time.Millisecond, true},
-		{"the first that can be read", []metadata.MD{metadata.Pairs("date", "today", "date", httpDate(start.Add(time.Minute)))}, 59*time.Second + 500*time.Millisecond, true},
-		{"none", []metadata.MD{{}}, 0, false},
-		{"unreadable", []metadata.MD{metadata.Pairs("date", "today")}, 0, false},
+		{"ahead", []metadata.MD{metadata.Pairs("date", later)}, byDate(59*time.Second + 500*time.Millisecond)},
+		{"behind", []metadata.MD{metadata.Pairs("date", httpDate(start.Add(-time.Minute)))}, byDate(-60*time.Second - 500*time.Millisecond)},
+		{"in the trailer", []metadata.MD{nil, metadata.Pairs("date", later)}, byDate(59*time.Second + 500*time.Millisecond)},
+		{"the first that can be read", []metadata.MD{metadata.Pairs("date", "today", "date", later)}, byDate(59*time.Second + 500*time.Millisecond)},
+		{"none", []metadata.MD{{}}, identity.Clock{}},
+		{"unreadable", []metadata.MD{metadata.Pairs("date", "today", millisHeader, "9223372036854775807")}, identity.Clock{}},
+		{"milliseconds", []metadata.MD{metadata.Pairs("date", later, millisHeader, ms)},
+			identity.Clock{Ahead: 59 * time.Second, Margin: 1001 * time.Millisecond, From: "time header"}},
 	} {
-		got, ok := clockOfDate(e, c.md...)
-		want := identity.Clock{}
-		if c.ok {
-			want = identity.Clock{Ahead: c.want, Margin: 1500 * time.Millisecond, From: "date header"}
-		}
-		if got != want || ok != c.ok {
-			t.Errorf("%s: got %+v, want %+v", c.name, got, want)
+		if got := clockOfHeaders(e, c.md...); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
 		}
 	}
 }

@@ -168,7 +168,7 @@ func (t *try) call(ctx context.Context, conn *grpc.ClientConn, req *security.Ist
 	when := exchange{sent: time.Now()}
 	answer, err := security.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, req, grpc.Header(&header), grpc.Trailer(&trailer))
 	when.received = time.Now()
-	t.clock, _ = clockOfDate(when, header, trailer)
+	t.clock = clockOfHeaders(when, header, trailer)
 	if err != nil {
 		return nil, when, t.refused(err)
 	}

@@ -128,7 +128,7 @@ func (t *try) judge(err error) (codes.Code, Fault) {
 // faultOfConnection: an alert is what the authority has against us; a handshake
 // that ended otherwise is the authority's, unless the way broke.
 func faultOfConnection(err error) Fault {
-	if isAlert(err) {
+	if isAlert(err) || errors.Is(err, errReadable) {
 		return Ours
 	}
 	handshake, way := (*handshakeError)(nil), net.Error(nil)

@@ -79,10 +79,13 @@ func claims(jwt string) (notBefore, expires time.Time) {
 	return numericDate(said.Nbf), numericDate(said.Exp)
 }
 
+// maxDate is the end of the year 9999, in seconds since 1970.
+const maxDate = 253402300799
+
 // numericDate is a JWT's date; zero for one that is not there, or that is
 // after the year 9999.
 func numericDate(seconds float64) time.Time {
-	if seconds <= 0 || seconds > 253402300799 {
+	if seconds <= 0 || seconds > maxDate {
 		return time.Time{}
 	}
 	return time.Unix(int64(seconds), 0)

@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -278,5 +280,43 @@ func TestRequestOnAConnectionThatBreaksSaysWhatBroke(t *testing.T) {
 	failed(t, err, StageRequest, Network, codes.Unavailable)
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestNameThatOnlySoundsLocalGetsNoPlaintext(t *testing.T) {
+	for _, c := range []struct {
+		to net.Addr
+		ok bool
+	}{
+		{&net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}, true}, {&net.TCPAddr{IP: net.IPv6loopback}, true},
+		{&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}, false}, {&net.UDPAddr{IP: net.IPv6loopback}, false},
+	} {
+		err := mustBeLoopback(c.to)
+		if (err == nil) != c.ok || err != nil && faultOfConnection(err) != Ours {
+			t.Errorf("%s: got %v", c.to, err)
+		}
+	}
+}
+
+// dyingConn cannot be written any more, and has last words to read.
+type dyingConn struct {
+	net.Conn
+	words error
+}
+
+func (c dyingConn) Write([]byte) (int, error)       { return 0, syscall.EPIPE }
+func (c dyingConn) Read([]byte) (int, error)        { return 0, c.words }
+func (c dyingConn) SetReadDeadline(time.Time) error { return nil }
+
+func TestFailedWriteHearsWhyTheOtherSideHungUp(t *testing.T) {
+	alert := &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}
+	for _, c := range []struct{ words, want error }{{alert, alert}, {io.EOF, syscall.EPIPE}, {os.ErrDeadlineExceeded, syscall.EPIPE}} {
+		var ch channel
+		if _, err := (notingConn{dyingConn{words: c.words}, &ch}).Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("Write: %v", err)
+		}
+		if got := ch.noted(); !errors.Is(got, c.want) {
+			t.Errorf("after %v: got %v, want %v", c.words, got, c.want)
+		}
 	}
 }
