@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"outrider/proxy/config"
+	"outrider/proxy/flow"
 )
 
 // attemptDelay is how long a connection attempt has before the next of the
@@ -24,6 +26,18 @@ const attemptDelay = 300 * time.Millisecond
 type dialer struct {
 	bind      config.BindConfig
 	keepalive *config.Keepalive
+	// from takes the place of bind's source; nil for none.
+	from *flow.Source
+}
+
+// dialFrom is dial from another source.
+func (d *dialer) dialFrom(ctx context.Context, from *flow.Source, addresses ...config.Address) (net.Conn, error) {
+	if from == nil {
+		return d.dial(ctx, addresses...)
+	}
+	other := *d
+	other.from = from
+	return other.dial(ctx, addresses...)
 }
 
 func newDialer(cfg *config.Cluster, fallback config.BindConfig) *dialer {
@@ -141,6 +155,9 @@ func (d *dialer) dialOne(ctx context.Context, a config.Address) (net.Conn, error
 		return nd.DialContext(ctx, "unix", a.Pipe)
 	}
 	source := d.sourceFor(a.AddrPort.Addr())
+	if d.from != nil && source.Addr().Is4() != a.AddrPort.Addr().Is4() {
+		return nil, &bindError{fmt.Errorf("the original source %s cannot be bound for %s, which is of the other family", source.Addr(), a.AddrPort)}
+	}
 	if source.IsValid() {
 		nd.LocalAddr = net.TCPAddrFromAddrPort(source)
 	}
@@ -170,6 +187,9 @@ func isBind(err error) bool {
 // sourceFor is the first source address of to's family; invalid if there is
 // none, and then the system chooses.
 func (d *dialer) sourceFor(to netip.Addr) netip.AddrPort {
+	if d.from != nil {
+		return d.from.Addr
+	}
 	if d.bind.Source.IsValid() && d.bind.Source.Addr().Is4() == to.Is4() {
 		return d.bind.Source
 	}
@@ -190,6 +210,9 @@ func (d *dialer) control(raw syscall.RawConn, to netip.Addr, source netip.AddrPo
 			// 64k ports for each destination and not in all.
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		}
+		if d.from != nil {
+			errs = append(errs, setForeign(int(fd), to, d.from))
+		}
 		if d.bind.Freebind {
 			errs = append(errs, setFreebind(int(fd), to))
 		}
@@ -207,6 +230,24 @@ func setFreebind(fd int, to netip.Addr) error {
 		return os.NewSyscallError("bind: setsockopt IP_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1))
 	}
 	return os.NewSyscallError("bind: setsockopt IPV6_FREEBIND", unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1))
+}
+
+// setForeign lets a socket be bound to an address of another machine. The mark
+// is for the rule that routes the answers back to this one. A port that is the
+// client's may have a connection before us, which is not quite gone.
+func setForeign(fd int, to netip.Addr, from *flow.Source) error {
+	level, name, text := unix.SOL_IP, unix.IP_TRANSPARENT, "bind: setsockopt IP_TRANSPARENT"
+	if !to.Is4() {
+		level, name, text = unix.SOL_IPV6, unix.IPV6_TRANSPARENT, "bind: setsockopt IPV6_TRANSPARENT"
+	}
+	err := os.NewSyscallError(text, unix.SetsockoptInt(fd, level, name, 1))
+	if from.Addr.Port() != 0 {
+		err = errors.Join(err, os.NewSyscallError("bind: setsockopt SO_REUSEADDR", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)))
+	}
+	if from.Mark != 0 {
+		err = errors.Join(err, os.NewSyscallError("bind: setsockopt SO_MARK", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(from.Mark))))
+	}
+	return err
 }
 
 func setOption(fd int, o config.SocketOption) error {

@@ -68,6 +68,7 @@ type ListenerFilter struct {
 	TLSInspector  *TLSInspector
 	HTTPInspector *HTTPInspector
 	ProxyProtocol *ProxyProtocol
+	OriginalSrc   *OriginalSrc
 }
 
 // ListenerFilterPredicate is ListenerFilterChainMatchPredicate: exactly one
@@ -82,6 +83,13 @@ type ListenerFilterPredicate struct {
 
 // OriginalDst is envoy.extensions.filters.listener.original_dst.v3.
 type OriginalDst struct{}
+
+// OriginalSrc is envoy.extensions.filters.listener.original_src.v3: connect
+// upstream from the client's address.
+type OriginalSrc struct {
+	BindPort bool   // with the client's port as well
+	Mark     uint32 // SO_MARK of the upstream socket; 0: none
+}
 
 // TLSInspector is envoy.extensions.filters.listener.tls_inspector.v3.
 type TLSInspector struct {

@@ -53,7 +53,8 @@ func scratch(info *flow.Info) *flow.Info {
 	s := &flow.Info{
 		Remote: info.Remote, DirectRemote: info.DirectRemote,
 		Local: info.Local, DirectLocal: info.DirectLocal, LocalRestored: info.LocalRestored,
-		Listener: info.Listener, FilterChain: info.FilterChain,
+		UpstreamSource: info.UpstreamSource,
+		Listener:       info.Listener, FilterChain: info.FilterChain,
 		TransportProtocol: info.TransportProtocol, SNI: info.SNI, ALPNs: info.ALPNs,
 		Downstream:  info.Downstream,
 		FilterState: maps.Clone(info.FilterState),

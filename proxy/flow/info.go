@@ -30,6 +30,13 @@ func (a Addr) String() string {
 	return a.Path
 }
 
+// Source is an address to connect from that need not be of this machine
+// (Envoy: original_src).
+type Source struct {
+	Addr netip.AddrPort // port 0: any
+	Mark uint32         // SO_MARK, by which the answers find their way back; 0: none
+}
+
 // Info is what is known of one connection (Envoy: StreamInfo). It belongs to
 // the connection's own goroutine until End; only the atomic fields may be
 // touched by others.
@@ -45,6 +52,10 @@ type Info struct {
 	Remote, DirectRemote, Local, DirectLocal Addr
 	// LocalRestored says that Local is an original destination.
 	LocalRestored bool
+
+	// UpstreamSource is from where to connect upstream; nil leaves it to the
+	// cluster.
+	UpstreamSource *Source
 
 	Listener    string // name
 	FilterChain string // name; "" before one is chosen or if it has none

@@ -61,6 +61,8 @@ func Compile(cfg *config.Listener, deps Deps) (*Filters, error) {
 		switch {
 		case lf.OriginalDst != nil:
 			s.run = (*inspection).originalDst
+		case lf.OriginalSrc != nil:
+			s.run = originalSrc(*lf.OriginalSrc)
 		case lf.TLSInspector != nil:
 			s.run = newTLSInspector(lf.TLSInspector).inspect
 		case lf.HTTPInspector != nil:

@@ -7,6 +7,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	originalsrcv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
@@ -35,6 +36,8 @@ func (d *decoder) listenerFilter(f *listenerv3.ListenerFilter, place at) *config
 	switch c := d.open(anyOf(f, in), in).(type) {
 	case *originaldstv3.OriginalDst:
 		out.OriginalDst = &config.OriginalDst{}
+	case *originalsrcv3.OriginalSrc:
+		out.OriginalSrc = &config.OriginalSrc{BindPort: c.GetBindPort(), Mark: c.GetMark()}
 	case *httpinspectorv3.HttpInspector:
 		out.HTTPInspector = &config.HTTPInspector{}
 	case *tlsinspectorv3.TlsInspector:

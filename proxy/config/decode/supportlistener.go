@@ -55,6 +55,7 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet": {works: "rules"},
 
 	"envoy.extensions.filters.listener.original_dst.v3.OriginalDst":     {},
+	"envoy.extensions.filters.listener.original_src.v3.OriginalSrc":     {works: "bind_port mark"},
 	"envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": {},
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": {
 		ignored:     map[string]string{"initial_read_buffer_size": "changes how often the socket is looked at, not what is found"},
