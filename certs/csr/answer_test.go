@@ -264,6 +264,23 @@ func TestChainToAKnownRootIsTakenWithThatRoot(t *testing.T) {
 	}
 }
 
+func TestBundleIsWhatAClientKnows(t *testing.T) {
+	a := newAuthority(t, tls.NoClientCert)
+	other := newRoot(t, "other")
+	a.answers(func(csr *x509.CertificateRequest) ([]string, error) {
+		return []string{pemOf(a.root.leaf(t, csr.PublicKey, workload)), pemOf(other.cert)}, nil
+	})
+	got, err := a.client().Issue(t.Context())
+	if err != nil || !equal(got.Roots, certsOf(other, a.root)) {
+		t.Errorf("with the bundle: %v, %v", got, err)
+	}
+	file := writeFile(t, "", pemOf(a.root.cert))
+	_, err = a.client(func(o *Options) { o.Trust = Trust{RootFile: file} }).Issue(t.Context())
+	if chain := (*ChainError)(nil); !errors.As(err, &chain) {
+		t.Errorf("without it: got %v, want a ChainError", err)
+	}
+}
+
 func TestSkewAcceptsALittleOfTheFutureAndNothingOfThePast(t *testing.T) {
 	b := newBench(t)
 	for _, c := range []struct {

@@ -12,6 +12,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -52,6 +53,7 @@ func New(opts Options) (*Client, error) {
 	if err := opts.complete(); err != nil {
 		return nil, fmt.Errorf("authority %q: %w", opts.Address, err)
 	}
+	opts.Headers = maps.Clone(opts.Headers)
 	return &Client{opts: opts, closed: make(chan struct{})}, nil
 }
 

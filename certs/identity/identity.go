@@ -47,8 +47,8 @@ type Clock struct {
 	// Ahead is how much further the authority's clock is than ours; negative
 	// if it is behind. It is only good to within Margin.
 	Ahead, Margin time.Duration
-	// From says how it was measured: "date header", "NotBefore"; "" for not
-	// at all.
+	// From says how it was measured: "time header" (our own authority's),
+	// "date header", "NotBefore"; "" for not at all.
 	From string
 }
 
