@@ -221,5 +221,9 @@ func (w *watch) lacks(err error, next time.Time) {
 		level = slog.LevelDebug
 	}
 	w.reason = err.Error()
-	w.opts.Log.Log(context.Background(), level, "workload api brings no identity", "reason", err, "next_try", next)
+	attrs := []slog.Attr{slog.Any("reason", err)}
+	if !next.IsZero() {
+		attrs = append(attrs, slog.Time("next_try", next))
+	}
+	w.opts.Log.LogAttrs(context.Background(), level, "nothing is taken from the workload api", attrs...)
 }

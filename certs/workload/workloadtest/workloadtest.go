@@ -32,23 +32,25 @@ type Agent struct {
 	streams int           // guarded by mu; opened so far
 }
 
-// answer is a message, or the error that ends the stream.
+// answer is a message, or the end of the stream.
 type answer struct {
 	message any
-	err     error
+	ends    bool
+	err     error // nil ends it without a reason
 }
 
 // NewAgent makes an agent that denies everything.
 func NewAgent() *Agent {
-	denied := answer{err: status.Error(codes.PermissionDenied, "no identity issued")}
+	denied := answer{ends: true, err: status.Error(codes.PermissionDenied, "no identity issued")}
 	return &Agent{x509: denied, bundles: denied, changed: make(chan struct{})}
 }
 
 // Answer makes r the answer to FetchX509SVID.
 func (a *Agent) Answer(r *workload.X509SVIDResponse) { a.set(func() { a.x509 = answer{message: r} }) }
 
-// Refuse ends every FetchX509SVID with err, now and from now on.
-func (a *Agent) Refuse(err error) { a.set(func() { a.x509 = answer{err: err} }) }
+// Refuse ends every FetchX509SVID with err, now and from now on; nil is an end
+// without a reason.
+func (a *Agent) Refuse(err error) { a.set(func() { a.x509 = answer{ends: true, err: err} }) }
 
 // AnswerBundles makes r the answer to FetchX509Bundles.
 func (a *Agent) AnswerBundles(r *workload.X509BundlesResponse) {
@@ -112,7 +114,7 @@ func stream[M any](a *Agent, s grpc.ServerStreamingServer[M], current func() ans
 		a.mu.Lock()
 		now, changed := current(), a.changed
 		a.mu.Unlock()
-		if now.err != nil {
+		if now.ends {
 			return now.err
 		}
 		message, ok := now.message.(*M)
