@@ -15,7 +15,7 @@ import (
 	"outrider/certs"
 	"outrider/certs/ca"
 	"outrider/certs/sds"
-	"outrider/certs/sds/sdsserver"
+	"outrider/certs/sds/sdstest"
 )
 
 const patience = 20 * time.Second
@@ -65,9 +65,9 @@ func decode(packed *anypb.Any, version, from string) (*certs.Secret, error) {
 	return &certs.Secret{Name: m.GetName(), Version: version + pair.TLS.Leaf.SerialNumber.String(), From: from, KeyPair: pair}, nil
 }
 
-func (s *subscribed) listen() *sdsserver.Server {
+func (s *subscribed) listen() *sdstest.Server {
 	s.t.Helper()
-	server, err := sdsserver.Listen(s.path)
+	server, err := sdstest.Listen(s.path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -84,9 +84,9 @@ func (s *subscribed) issue() *ca.Issued {
 	return issued
 }
 
-func (s *subscribed) serve(server *sdsserver.Server, name string, chain, key *ca.Issued) {
+func (s *subscribed) serve(server *sdstest.Server, name string, chain, key *ca.Issued) {
 	s.t.Helper()
-	if err := server.Set(sdsserver.KeyPair(name, chain.ChainPEM, key.KeyPEM)); err != nil {
+	if err := server.Set(sdstest.KeyPair(name, chain.ChainPEM, key.KeyPEM)); err != nil {
 		s.t.Fatal(err)
 	}
 }

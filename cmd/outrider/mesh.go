@@ -20,7 +20,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"outrider/certs/ca"
-	"outrider/certs/sds/sdsserver"
+	"outrider/certs/sds/sdstest"
 	"outrider/examples"
 )
 
@@ -42,7 +42,7 @@ type mesh struct {
 // sidecar is one proxy process, with the agent that serves its secrets.
 type sidecar struct {
 	dir, admin, id string
-	agent          *sdsserver.Server
+	agent          *sdstest.Server
 	cmd            *exec.Cmd
 	log            bytes.Buffer
 	exited         chan error
@@ -98,7 +98,7 @@ func startSidecar(ctx context.Context, dir, example, id, admin string) (*sidecar
 	if err := os.WriteFile(filepath.Join(dir, "bootstrap.yaml"), bootstrap, 0o644); err != nil {
 		return nil, err
 	}
-	if s.agent, err = sdsserver.Listen(socket); err != nil {
+	if s.agent, err = sdstest.Listen(socket); err != nil {
 		return nil, err
 	}
 	self, err := os.Executable()
@@ -142,7 +142,7 @@ func (m *mesh) rotate() error {
 			return err
 		}
 		secrets := []*tlsv3.Secret{
-			sdsserver.KeyPair("default", issued.ChainPEM, issued.KeyPEM), sdsserver.Roots("ROOTCA", m.authority.RootPEM()),
+			sdstest.KeyPair("default", issued.ChainPEM, issued.KeyPEM), sdstest.Roots("ROOTCA", m.authority.RootPEM()),
 		}
 		if err := s.agent.Set(secrets...); err != nil {
 			return err

@@ -16,7 +16,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"outrider/certs/ca"
-	"outrider/certs/sds/sdsserver"
+	"outrider/certs/sds/sdstest"
 )
 
 // world is what both sides of a test trust.
@@ -36,15 +36,15 @@ func newWorld(t *testing.T) *world {
 
 // agent serves secrets for id on the socket in dir where the configurations
 // look for it.
-func (w *world) agent(dir, id string) *sdsserver.Server {
+func (w *world) agent(dir, id string) *sdstest.Server {
 	w.t.Helper()
 	return w.agentAt(filepath.Join(dir, "sds"), id)
 }
 
 // agentAt serves secrets for id on a socket, whose path has 108 bytes at most.
-func (w *world) agentAt(path, id string) *sdsserver.Server {
+func (w *world) agentAt(path, id string) *sdstest.Server {
 	w.t.Helper()
-	s, err := sdsserver.Listen(path)
+	s, err := sdstest.Listen(path)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -53,13 +53,13 @@ func (w *world) agentAt(path, id string) *sdsserver.Server {
 	return s
 }
 
-func (w *world) issue(s *sdsserver.Server, id string) {
+func (w *world) issue(s *sdstest.Server, id string) {
 	w.t.Helper()
 	leaf, err := w.root.Issue(ca.Leaf{ID: id})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	secrets := []*tlsv3.Secret{sdsserver.KeyPair("default", leaf.ChainPEM, leaf.KeyPEM), sdsserver.Roots("ROOTCA", w.root.RootPEM())}
+	secrets := []*tlsv3.Secret{sdstest.KeyPair("default", leaf.ChainPEM, leaf.KeyPEM), sdstest.Roots("ROOTCA", w.root.RootPEM())}
 	if err := s.Set(secrets...); err != nil {
 		w.t.Fatal(err)
 	}
@@ -166,10 +166,10 @@ func pairs(t *testing.T, f func(t *testing.T, client, server kind)) {
 }
 
 // sidecars starts a server and a client in front of app.
-func sidecars(t *testing.T, w *world, client, server kind, app, alpn, expected string) (c, s *running, agents [2]*sdsserver.Server) {
+func sidecars(t *testing.T, w *world, client, server kind, app, alpn, expected string) (c, s *running, agents [2]*sdstest.Server) {
 	t.Helper()
 	sdir, cdir := t.TempDir(), t.TempDir()
-	agents = [2]*sdsserver.Server{w.agent(cdir, webID), w.agent(sdir, ucID)}
+	agents = [2]*sdstest.Server{w.agent(cdir, webID), w.agent(sdir, ucID)}
 	s = start(t, server, sdir, permissive(app)).ready()
 	c = start(t, client, cdir, outbound(s.addr("in"), alpn, expected)).ready()
 	return c, s, agents
@@ -227,7 +227,7 @@ func TestAForeignClientIsRefusedByTheServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := agent.Set(sdsserver.KeyPair("default", leaf.ChainPEM, leaf.KeyPEM)); err != nil {
+		if err := agent.Set(sdstest.KeyPair("default", leaf.ChainPEM, leaf.KeyPEM)); err != nil {
 			t.Fatal(err)
 		}
 		s := start(t, server, sdir, permissive(echo(t))).ready()
@@ -288,7 +288,7 @@ func TestABadSecretIsRefusedAndTheOldOneStays(t *testing.T) {
 			w := newWorld(t)
 			c, _, agents := sidecars(t, w, k, outrider, echo(t), "[istio]", ucID)
 			a, b := mustIssue(t, w, webID), mustIssue(t, w, webID)
-			if err := agents[0].Set(sdsserver.KeyPair("default", a.ChainPEM, b.KeyPEM)); err != nil {
+			if err := agents[0].Set(sdstest.KeyPair("default", a.ChainPEM, b.KeyPEM)); err != nil {
 				t.Fatal(err)
 			}
 			c.wait("a NACK", func() bool { return len(agents[0].Refused()) > 0 })

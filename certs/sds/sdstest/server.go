@@ -1,6 +1,6 @@
-// Package sdsserver serves secrets over SDS, with go-control-plane, as the
-// agent beside a workload does: for the demo and for tests.
-package sdsserver
+// Package sdstest serves any secrets over SDS, right ones and wrong ones, with
+// go-control-plane: for tests.
+package sdstest
 
 import (
 	"context"
