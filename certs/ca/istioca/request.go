@@ -57,9 +57,11 @@ func parseRequest(text string) (*signingRequest, error) {
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("its signature does not prove that the key is the caller's: %w", err)
 	}
-	out := &signingRequest{public: csr.PublicKey}
-	out.asks, err = askedID(csr)
-	return out, err
+	asks, err := askedID(csr)
+	if err != nil {
+		return nil, err
+	}
+	return &signingRequest{public: csr.PublicKey, asks: asks}, nil
 }
 
 func checkKey(public any) error {
