@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -20,7 +19,6 @@ import (
 type content struct {
 	bundles []identity.Bundle
 	pairs   []*certs.KeyPair // the default one first
-	until   time.Time        // when the last of them expires
 }
 
 // read checks an update without changing anything. go-spiffe has seen to it
@@ -37,12 +35,10 @@ func (s *Source) read(x *workloadapi.X509Context) (*content, error) {
 	var errs []error
 	for i, svid := range svids {
 		pair, err := s.readSVID(svid, x.Bundles)
-		var late *expiredError
 		switch {
 		case err == nil:
 			out.pairs = append(out.pairs, pair)
-			out.until = latest(out.until, pair.TLS.Leaf.NotAfter)
-		case i > 0 && errors.As(err, &late):
+		case i > 0 && isExpired(err):
 			// The agent could not renew one of several: the others are none the
 			// worse for it.
 			s.opts.Log.Warn("certificate is left out", "spiffe_id", svid.ID.String(), "reason", err)
@@ -104,24 +100,20 @@ func (s *Source) readSVID(svid *x509svid.SVID, set *x509bundle.Set) (*certs.KeyP
 	if err := identity.VerifyChain(pair, own.X509Authorities()); err != nil {
 		return nil, err
 	}
-	leaf, now := pair.TLS.Leaf, s.now()
-	if now.After(leaf.NotAfter) {
-		return nil, &expiredError{at: leaf.NotAfter, now: now}
+	err = identity.ValidAt(pair, s.now())
+	if isExpired(err) {
+		return nil, err
 	}
-	if now.Before(leaf.NotBefore) {
+	if err != nil {
 		// It will not be pushed again, and peers whose clocks are right take it.
-		s.opts.Log.Warn("certificate is not valid yet by this host's clock, which may be late",
-			"spiffe_id", pair.ID.String(), "not_before", leaf.NotBefore, "now", now)
+		s.opts.Log.Warn("certificate is served though this host's clock does not take it yet", "reason", err)
 	}
 	return pair, nil
 }
 
-// expiredError is a certificate that no peer would take any more.
-type expiredError struct{ at, now time.Time }
-
-func (e *expiredError) Error() string {
-	return fmt.Sprintf("it expired at %s, and this host's clock says %s",
-		e.at.UTC().Format(time.RFC3339), e.now.UTC().Format(time.RFC3339))
+func isExpired(err error) bool {
+	var t *identity.TimeError
+	return errors.As(err, &t) && t.Expired
 }
 
 // readBundles are all bundles, each for its own trust domain. An empty one is
@@ -143,11 +135,4 @@ func readBundles(set *x509bundle.Set) ([]identity.Bundle, error) {
 		return nil, errors.New("there is no bundle in it")
 	}
 	return out, nil
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

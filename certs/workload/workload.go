@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -94,6 +95,9 @@ func (s *Source) Run(ctx context.Context, k *identity.Keeper) error {
 	}
 	defer client.Close()
 	w.client = client
+	var telling sync.WaitGroup
+	defer telling.Wait()
+	telling.Go(func() { k.TellExpiry(ctx) })
 	for {
 		// It ends with ctx, and also when the agent says Canceled or
 		// InvalidArgument, which go-spiffe does not try again.
@@ -126,8 +130,7 @@ type watch struct {
 	keeper  *identity.Keeper
 	backoff *backoff
 	client  *workloadapi.Client
-	reason  string    // why the last try brought nothing; "" if it did
-	until   time.Time // when the last of our certificates expires
+	reason  string // why the last try brought nothing; "" if it did
 }
 
 // callbacks are what go-spiffe calls, one at a time.
@@ -159,7 +162,7 @@ func (w *watch) update(ctx context.Context, x *workloadapi.X509Context) {
 		w.lacks(fmt.Errorf("%s: an update is refused: %w", w.from, err), time.Time{})
 		return
 	}
-	w.reason, w.until = "", said.until
+	w.reason = ""
 	w.opts.Log.Info("identity is taken from the workload api", "spiffe_id", said.pairs[0].ID.String(),
 		"ids", len(said.pairs), "trust_domains", len(said.bundles), "not_after", said.pairs[0].TLS.Leaf.NotAfter)
 }
@@ -187,7 +190,11 @@ func (w *watch) failed(ctx context.Context, err error) {
 	w.lacks(w.sentence(err), w.now().Add(w.backoff.Upcoming()))
 }
 
-func (w *watch) hasCertificate() bool { return w.now().Before(w.until) }
+// hasCertificate says that what we were given before is still good.
+func (w *watch) hasCertificate() bool {
+	p := w.keeper.Pair()
+	return p != nil && !isExpired(identity.ValidAt(p, w.now()))
+}
 
 // bundlesOnly asks for what a workload may have that only verifies others
 // (SPIRE: allow_unauthenticated_verifiers). It returns denied, which is why

@@ -189,7 +189,7 @@ func TestARefusedUpdateChangesNothing(t *testing.T) {
 		"an expired default": {
 			func(t *testing.T) *pb.X509SVIDResponse {
 				return answer(shaped(t, prod, ca.Leaf{ID: one, NotAfter: time.Now().Add(-time.Minute)}), svid(t, prod, two))
-			}, "it expired at",
+			}, "the certificate of spiffe://prod/one expired",
 		},
 		"one of two that does not chain": {
 			func(t *testing.T) *pb.X509SVIDResponse {
@@ -231,14 +231,14 @@ func TestAnExpiredOneOfSeveralIsLeftOut(t *testing.T) {
 	v := svid(t, prod, one)
 	s := running(t, Options{}, answer(v, shaped(t, prod, ca.Leaf{ID: two, NotAfter: time.Now().Add(-time.Minute)})))
 	s.serves(identity.DefaultName, v)
-	s.logs.await(t, "level=WARN", "certificate is left out", "spiffe_id=spiffe://prod/two", "it expired at")
+	s.logs.await(t, "level=WARN", "certificate is left out", "spiffe_id=spiffe://prod/two", "the certificate of spiffe://prod/two expired")
 }
 
 func TestACertificateOfTheFutureIsServedAndToldOf(t *testing.T) {
 	v := shaped(t, root(t, "prod"), ca.Leaf{ID: one, NotBefore: time.Now().Add(time.Hour)})
 	s := running(t, Options{}, answer(v))
 	s.serves(identity.DefaultName, v)
-	s.logs.await(t, "level=WARN", "this host's clock", "spiffe_id=spiffe://prod/one")
+	s.logs.await(t, "level=WARN", "this host's clock", "spiffe://prod/one is not valid before")
 }
 
 func TestDeniedIsSaidAndTriedUntilAllowed(t *testing.T) {

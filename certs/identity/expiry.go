@@ -1,0 +1,33 @@
+package identity
+
+import (
+	"context"
+	"time"
+)
+
+// TellExpiry says loudly, at once and then once a minute, that the default
+// certificate is not good any more and that no other came, until ctx ends. It
+// is for a source that only waits to be given certificates; an Authority tells
+// by itself.
+func (k *Keeper) TellExpiry(ctx context.Context) {
+	var said time.Time
+	for {
+		now := k.opts.Now().Round(0)
+		sleep := look
+		if p := k.Pair(); p != nil {
+			if left := p.TLS.Leaf.NotAfter.Sub(now); left >= 0 {
+				said, sleep = time.Time{}, min(sleep, left+time.Millisecond)
+			} else if now.Sub(said).Abs() >= repeat {
+				said = now
+				k.opts.Log.Error("the certificate has expired: peers refuse it", "reason", k.Expired())
+			}
+		}
+		t := time.NewTimer(sleep)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
