@@ -1,0 +1,148 @@
+// Package sdsserver serves a workload's secrets to the proxies beside it, over
+// Envoy's Secret Discovery Service, as Istio's agent and SPIRE's do.
+//
+// Each stream has one goroutine that answers; it is woken by requests and by
+// secrets that change. Nothing is queued: what is sent is what is current.
+package sdsserver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	"google.golang.org/grpc"
+
+	"outrider/certs"
+)
+
+// Options are a Server's.
+type Options struct {
+	// Secret is the handle of a name that a client asks for; an error says
+	// that there never will be such a secret. It must give the same handle for
+	// the same name.
+	Secret func(name string) (*certs.Handle, error)
+	Log    *slog.Logger
+}
+
+// Server serves the same secrets to every client that reaches its socket.
+type Server struct {
+	secretv3.UnimplementedSecretDiscoveryServiceServer
+	opts Options
+
+	mu      sync.Mutex
+	streams map[*stream]bool // guarded by mu
+	moved   chan struct{}    // guarded by mu; closed at the next answer of a client
+}
+
+// New makes a server; Serve opens it.
+func New(opts Options) *Server {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{opts: opts, streams: map[*stream]bool{}, moved: make(chan struct{})}
+}
+
+// maxRequest bounds one request: a thousand names are well under it.
+const maxRequest = 1 << 20
+
+// Serve answers on ln until ctx ends; then every stream ends.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest))
+	secretv3.RegisterSecretDiscoveryServiceServer(server, s)
+	stop := context.AfterFunc(ctx, server.Stop)
+	defer stop()
+	if err := server.Serve(ln); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("SDS on %s: %w", ln.Addr(), err)
+	}
+	return nil
+}
+
+// add and remove keep the list of open streams.
+func (s *Server) add(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[st] = true
+}
+
+func (s *Server) remove(st *stream) {
+	s.mu.Lock()
+	delete(s.streams, st)
+	s.mu.Unlock()
+	s.progress()
+}
+
+// progress wakes Settled.
+func (s *Server) progress() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.moved)
+	s.moved = make(chan struct{})
+}
+
+// Settled waits until every client that asked for the secret of that name has
+// answered for its current version, with an ACK or a NACK, or ctx ends. It
+// returns at once if no client asked for it.
+func (s *Server) Settled(ctx context.Context, name string) {
+	for {
+		s.mu.Lock()
+		moved := s.moved
+		waiting := false
+		for st := range s.streams {
+			waiting = waiting || st.owes(name)
+		}
+		s.mu.Unlock()
+		if !waiting {
+			return
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ClientStatus is one open stream.
+type ClientStatus struct {
+	// Node is the node's id as the client says it; "" if it said none.
+	Node string
+	// Delta says that the stream is incremental.
+	Delta bool
+	Since time.Time
+	// Secrets are those that it asked for, in the order of their names.
+	Secrets []SecretStatus
+}
+
+// SecretStatus is a secret as one client has it.
+type SecretStatus struct {
+	Name string
+	// Sent and Acked are versions; "" is none.
+	Sent, Acked string
+	// Refused is the text of the last NACK, "" if the last answer was an ACK,
+	// and RefusedAt when it came.
+	Refused   string
+	RefusedAt time.Time
+}
+
+// Clients are the open streams, by node and age.
+func (s *Server) Clients() []ClientStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]ClientStatus, 0, len(s.streams))
+	for st := range s.streams {
+		out = append(out, st.status())
+	}
+	slices.SortFunc(out, func(a, b ClientStatus) int {
+		if c := strings.Compare(a.Node, b.Node); c != 0 {
+			return c
+		}
+		return a.Since.Compare(b.Since)
+	})
+	return out
+}
