@@ -16,6 +16,7 @@ type limiter struct {
 
 	mu      sync.Mutex
 	buckets map[string]*bucket // guarded by mu
+	swept   time.Time          // guarded by mu; when the full ones were dropped
 }
 
 type bucket struct {
@@ -33,7 +34,7 @@ func (l *limiter) allow(key string, now time.Time) bool {
 	defer l.mu.Unlock()
 	b := l.buckets[key]
 	if b == nil {
-		if len(l.buckets) >= maxBuckets {
+		if len(l.buckets) >= maxBuckets && now.Sub(l.swept).Abs() >= time.Second {
 			l.forget(now)
 		}
 		if len(l.buckets) >= maxBuckets {
@@ -61,6 +62,7 @@ func (b *bucket) fill(l *limiter, now time.Time) {
 
 // forget drops the buckets that are full again; mu is held.
 func (l *limiter) forget(now time.Time) {
+	l.swept = now
 	for key, b := range l.buckets {
 		if b.fill(l, now); b.left >= l.burst {
 			delete(l.buckets, key)
