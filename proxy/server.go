@@ -127,7 +127,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.discovery = newDiscovery(s)
 	s.secrets = certs.NewStore(s.discovery.feeds())
 	s.secrets.SetStatic(boot.Secrets)
-	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets})
+	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter})
 	s.listeners = newListeners(s)
 	if err := s.clusters.Apply(boot.Clusters); err != nil {
 		return nil, err
@@ -270,7 +270,7 @@ func flowAddr(addr net.Addr) flow.Addr {
 func (s *Server) filterDeps() filter.Deps {
 	return filter.Deps{
 		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node,
-		AccessLogs: s.accessLog,
+		AccessLogs: s.accessLog, Format: accesslog.Formatter,
 	}
 }
 

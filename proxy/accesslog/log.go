@@ -61,6 +61,18 @@ func compile(cfg *config.AccessLog) (*Log, error) {
 	return l, err
 }
 
+// Formatter compiles a text format to what it makes of a connection. What is
+// not there is "-", or "" with omitEmpty. Nothing is escaped.
+func Formatter(text string, omitEmpty bool) (func(*flow.Info) string, error) {
+	f, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return func(info *flow.Info) string {
+		return string(f.plain(nil, &entry{info: info, now: time.Now()}, omitEmpty))
+	}, nil
+}
+
 // lines are buffers for one line each.
 //
 //nolint:gochecknoglobals // a pool has no state of its own

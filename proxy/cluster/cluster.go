@@ -83,9 +83,8 @@ func newCluster(cfg *config.Cluster, opts *Options, deferStats bool) (*Cluster, 
 	for i, name := range [...]string{"default", "high"} {
 		c.breakers[i] = newBreaker(cfg.CircuitBreakers[i], c.scope.Scope("circuit_breakers").Scope(name))
 	}
-	c.fallback = c.newSocket("", cfg.TransportSocket)
-	for _, m := range cfg.SocketMatches {
-		c.matches = append(c.matches, c.newSocket(m.Name, m.Socket))
+	if err := c.makeSockets(); err != nil {
+		return nil, err
 	}
 	c.dialer = newDialer(cfg, opts.Bind)
 	if len(cfg.HealthChecks) == 1 {
@@ -95,6 +94,22 @@ func newCluster(cfg *config.Cluster, opts *Options, deferStats bool) (*Cluster, 
 		c.outlier = newOutlierDetection(c, cfg.Outlier)
 	}
 	return c, c.begin()
+}
+
+// makeSockets makes the transport sockets.
+func (c *Cluster) makeSockets() error {
+	var err error
+	if c.fallback, err = c.newSocket("", c.cfg.TransportSocket); err != nil {
+		return err
+	}
+	for _, m := range c.cfg.SocketMatches {
+		s, err := c.newSocket(m.Name, m.Socket)
+		if err != nil {
+			return err
+		}
+		c.matches = append(c.matches, s)
+	}
+	return nil
 }
 
 // begin puts in the hosts that need no discovery.

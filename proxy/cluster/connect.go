@@ -183,6 +183,12 @@ func (c *Cluster) open(ctx context.Context, spec *hostSpec, req *Request) (relay
 	if req.Info != nil {
 		req.Info.UpstreamDialed = time.Now()
 	}
+	if h := spec.socket.header; h != nil {
+		if err := h.send(ctx, raw, req.Info, spec.endpoint.TLVs); err != nil {
+			raw.Close()
+			return nil, nil, flow.StageConnect, err
+		}
+	}
 	rc, state, err := spec.socket.handshake(ctx, raw, spec.hostname, req.ALPN)
 	if err != nil {
 		raw.Close()

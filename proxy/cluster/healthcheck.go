@@ -313,6 +313,12 @@ func (s *session) dial(ctx context.Context) (net.Conn, error) {
 		metadata := map[string]*structpb.Struct{matchNamespace: criteria}
 		socket = c.socketAt(MatchSocket(c.cfg.SocketMatches, metadata, nil, false).Index)
 	}
+	if socket.header != nil {
+		if err := socket.header.send(ctx, raw, nil, nil); err != nil {
+			raw.Close()
+			return nil, err
+		}
+	}
 	conn, _, err := socket.handshake(ctx, raw, spec.hostname, s.hc.cfg.TLSALPN)
 	if err != nil {
 		raw.Close()

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -10,6 +11,7 @@ import (
 
 	"outrider/certs"
 	"outrider/proxy/config"
+	"outrider/proxy/flow"
 	"outrider/proxy/stats"
 )
 
@@ -24,6 +26,9 @@ type Options struct {
 	// Bind is cluster_manager.upstream_bind_config: for clusters with none of
 	// their own.
 	Bind config.BindConfig
+	// Format compiles a text in the language of access logs; the default knows
+	// none.
+	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
 	// Rand is for every random choice; the default is math/rand/v2's Uint64.
 	Rand func() uint64
 	// Now is the time for ejections and event logs; the default is time.Now.
@@ -46,6 +51,11 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
+	}
+	if o.Format == nil {
+		o.Format = func(string, bool) (func(*flow.Info) string, error) {
+			return nil, errors.New("there are no formats here")
+		}
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Uint64

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 
 	"outrider/certs"
@@ -19,14 +20,20 @@ type socket struct {
 	tls   bool
 	// client originates TLS; nil for plaintext.
 	client *tlsmux.Client
+	// header goes before everything else; nil for none.
+	header *proxyHeader
 }
 
-func (c *Cluster) newSocket(match string, cfg config.TransportSocket) *socket {
+func (c *Cluster) newSocket(match string, cfg config.TransportSocket) (*socket, error) {
 	s := &socket{match: match, cfg: cfg, tls: cfg.TLS != nil}
 	if s.tls {
 		s.client = tlsmux.NewClient(cfg.TLS, c.opts.Secrets)
 	}
-	return s
+	var err error
+	if s.header, err = c.newProxyHeader(cfg.ProxyProtocol); err != nil {
+		return nil, fmt.Errorf("cluster %q: transport socket %q: %w", c.cfg.Name, cfg.Name, err)
+	}
+	return s, nil
 }
 
 // socketFor is the transport socket that ep is met with.

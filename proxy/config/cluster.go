@@ -137,6 +137,9 @@ type Endpoint struct {
 	Health     HealthStatus
 	Weight     uint32 // default 1
 	Metadata   map[string]*structpb.Struct
+	// TLVs are of metadata.typed_filter_metadata
+	// ["envoy.transport_sockets.proxy_protocol"].
+	TLVs []TLV
 	// HealthCheckPort and HealthCheckAddress are health_check_config.
 	HealthCheckPort    uint16
 	HealthCheckAddress *Address

@@ -128,4 +128,6 @@ type BindConfig struct {
 type TransportSocket struct {
 	Name string
 	TLS  *UpstreamTLS
+	// ProxyProtocol is sent before anything else; nil for none.
+	ProxyProtocol *UpstreamProxyProtocol
 }

@@ -109,6 +109,7 @@ type ProxyProtocol struct {
 	DisallowV2   bool
 	// TLVs are rules: a TLV of that type goes into dynamic metadata.
 	TLVs       []TLVRule
+	Pass       *TLVPass // pass_through_tlvs; nil: none
 	StatPrefix string
 }
 
@@ -216,7 +217,10 @@ type TCPProxy struct {
 	DurationJitterPercent float64
 	HashSourceIP          bool   // hash_policy source_ip
 	HashFilterState       string // hash_policy filter_state key; "" none
-	AccessLogs            []*AccessLog
+	// TLVs are proxy_protocol_tlvs.
+	TLVs       []TLV
+	TLVMerge   TLVMerge
+	AccessLogs []*AccessLog
 	// FlushInterval is access_log_options.access_log_flush_interval; 0 none.
 	FlushInterval time.Duration
 	// FlushOnConnected is access_log_options.flush_access_log_on_connected.

@@ -58,6 +58,7 @@ func (a *Ahead) Cluster() string { return a.cluster }
 // Connect connects, once: there is no second attempt. It blocks until then, or
 // until ctx ends.
 func (a *Ahead) Connect(ctx context.Context) error {
+	a.proxy.addTLVs(a.info)
 	hash, hasHash := a.proxy.route.hash(a.info)
 	up, err := a.target.connect(ctx, cluster.Request{
 		Hash: hash, HasHash: hasHash, OriginalDst: originalDst(a.info), Info: a.info,

@@ -31,6 +31,8 @@ type Deps struct {
 	Node     *config.Node // nil: an empty one
 	// AccessLogs makes an access log; nil if there are none to make.
 	AccessLogs func(*config.AccessLog) (AccessLogger, error)
+	// Format compiles a text in the language of access logs; nil knows none.
+	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
 	// Rand is for weights, jitter and back-off; nil is math/rand/v2's Uint64.
 	Rand func() uint64
 }

@@ -23,6 +23,7 @@ type tcpProxy struct {
 	deps     *Deps
 	logs     []AccessLogger
 	route    *route
+	tlvs     []tlvMaker
 	stats    *tcpStats
 	live     *ledger
 }
@@ -34,6 +35,11 @@ func newTCPProxy(name string, cfg *config.TCPProxy, d *Deps) (*tcpProxy, error) 
 		name: name, cfg: cfg, clusters: clustersOf(d), rand: d.Rand, log: d.Log, deps: d, route: route,
 		stats: newTCPStats(d.Stats.Scope("tcp").Tagged("envoy_tcp_prefix", statName(cfg.StatPrefix))),
 		live:  newLedger(),
+	}
+	for i, tlv := range cfg.TLVs {
+		one, err := newTLVMaker(tlv, d)
+		errs = append(errs, at(err, "proxy_protocol_tlvs[%d]", i))
+		p.tlvs = append(p.tlvs, one)
 	}
 	for i, al := range cfg.AccessLogs {
 		if d.AccessLogs == nil {

@@ -81,6 +81,7 @@ func (p *tcpProxy) connect(ctx context.Context, c *Conn) (*leg, error) {
 	if up, target := p.takeAhead(c); up != nil {
 		return up, p.connected(c, target, up)
 	}
+	p.addTLVs(c.Info)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer watchReset(c.Conn, func() { cancel(errClientLeft) })()

@@ -30,6 +30,12 @@ func (a Addr) String() string {
 	return a.Path
 }
 
+// TLV is a type and a value of a PROXY header.
+type TLV struct {
+	Type  byte
+	Value []byte
+}
+
 // Source is an address to connect from that need not be of this machine
 // (Envoy: original_src).
 type Source struct {
@@ -56,6 +62,11 @@ type Info struct {
 	// UpstreamSource is from where to connect upstream; nil leaves it to the
 	// cluster.
 	UpstreamSource *Source
+
+	// ProxyHeader says that the client sent a PROXY header, and TLVs are those
+	// that may go on to the upstream's.
+	ProxyHeader bool
+	TLVs        []TLV
 
 	Listener    string // name
 	FilterChain string // name; "" before one is chosen or if it has none

@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bytes"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -97,6 +98,7 @@ func (p *proxyProtocol) apply(info *flow.Info, h proxyHeader) {
 	if h.local {
 		return
 	}
+	info.ProxyHeader = true
 	info.Remote = flow.Addr{AddrPort: unmap(h.source)}
 	if local := unmap(h.destination); local != info.Local.AddrPort {
 		info.Local, info.LocalRestored = flow.Addr{AddrPort: local}, true
@@ -105,6 +107,9 @@ func (p *proxyProtocol) apply(info *flow.Info, h proxyHeader) {
 		var kind byte
 		var value []byte
 		kind, value, rest, _ = nextTLV(rest) // they were checked
+		if p.cfg.Pass.Has(kind) {
+			info.TLVs = append(info.TLVs, flow.TLV{Type: kind, Value: bytes.Clone(value)})
+		}
 		for _, rule := range p.cfg.TLVs {
 			if kind == rule.Type && !hasMetadata(info, rule) {
 				info.SetMetadata(rule.Namespace, rule.Key, structpb.NewStringValue(sanitized(value)))

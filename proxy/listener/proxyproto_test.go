@@ -274,3 +274,34 @@ func FuzzProxyProtocol(f *testing.F) {
 }
 
 func addr(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
+
+func TestTLVsThatMayGoOnAreKept(t *testing.T) {
+	const tlvs = "\xe1\x00\x03one\xe2\x00\x03two\xe1\x00\x05again"
+	for name, c := range map[string]struct {
+		pass   *config.TLVPass
+		header string
+		want   string
+		had    bool
+	}{
+		"none":        {nil, v2(0x21, 0x11, nil, tlvs), "", true},
+		"all":         {&config.TLVPass{All: true}, v2(0x21, 0x11, nil, tlvs), "one two again ", true},
+		"of one type": {&config.TLVPass{Types: []byte{0xe2}}, v2(0x21, 0x11, nil, tlvs), "two ", true},
+		"of LOCAL":    {&config.TLVPass{All: true}, v2(0x20, 0x11, nil, tlvs), "", false},
+		"of v1":       {&config.TLVPass{All: true}, tcp4Line, "", true},
+	} {
+		r := newRig(t, config.Listener{FiltersTimeout: forever}, &config.ListenerFilter{Name: "p", ProxyProtocol: &config.ProxyProtocol{Pass: c.pass}})
+		client, server := pair(t)
+		send(t, client, []byte(c.header))
+		info, done := r.run(t.Context(), server)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, tlv := range info.TLVs {
+			got += string(tlv.Value) + " "
+		}
+		if got != c.want || info.ProxyHeader != c.had {
+			t.Errorf("%s: got %q, header %v; want %q, %v", name, got, info.ProxyHeader, c.want, c.had)
+		}
+	}
+}

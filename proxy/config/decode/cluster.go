@@ -6,6 +6,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	upstreamproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
@@ -41,6 +42,7 @@ func (d *decoder) cluster(c *clusterv3.Cluster, place at) *config.Cluster {
 		out.Outlier = d.outlier(o, place.in("outlier_detection"))
 	}
 	d.transportSockets(c, out, place)
+	d.peerTLVs(c, out, place)
 	d.protocolOptions(c, out, place)
 	d.healthChecks(c, out, place)
 	for i, f := range c.GetFilters() {
@@ -233,6 +235,8 @@ func (d *decoder) clientSocket(s *corev3.TransportSocket, place at) config.Trans
 	case *tlsv3.UpstreamTlsContext:
 		out.TLS = d.clientTLS(c, in)
 	case *rawv3.RawBuffer:
+	case *upstreamproxyv3.ProxyProtocolUpstreamTransport:
+		return d.proxySocket(c, s.GetName(), in)
 	default:
 		in.bad("extension %q is not supported by outrider as a transport socket of a cluster", s.GetName())
 	}

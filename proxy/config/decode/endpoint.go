@@ -83,6 +83,7 @@ func (d *decoder) endpoint(e *endpointv3.LbEndpoint, place at, byName bool) *con
 	out := &config.Endpoint{
 		Hostname: host.GetHostname(), Health: config.HealthStatus(e.GetHealthStatus()),
 		Weight: u32(e.GetLoadBalancingWeight(), 1), Metadata: d.metadata(e.GetMetadata()),
+		TLVs: d.hostTLVs(e.GetMetadata(), place.in("metadata")),
 	}
 	if host.GetAddress() == nil {
 		in.in("address").bad("must be set")

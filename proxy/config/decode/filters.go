@@ -56,7 +56,10 @@ func (d *decoder) listenerFilter(f *listenerv3.ListenerFilter, place at) *config
 }
 
 func (d *decoder) proxyProtocol(c *proxyprotocolv3.ProxyProtocol, place at) *config.ProxyProtocol {
-	out := &config.ProxyProtocol{AllowWithout: c.GetAllowRequestsWithoutProxyProtocol(), StatPrefix: c.GetStatPrefix()}
+	out := &config.ProxyProtocol{
+		AllowWithout: c.GetAllowRequestsWithoutProxyProtocol(), StatPrefix: c.GetStatPrefix(),
+		Pass: d.tlvPass(c.GetPassThroughTlvs()),
+	}
 	for _, v := range c.GetDisallowedVersions() {
 		out.DisallowV1 = out.DisallowV1 || v == corev3.ProxyProtocolConfig_V1
 		out.DisallowV2 = out.DisallowV2 || v == corev3.ProxyProtocolConfig_V2
@@ -196,6 +199,11 @@ func (d *decoder) tcpProxy(c *tcpproxyv3.TcpProxy, place at) *config.TCPProxy {
 	}
 	if sum > 1<<32-1 {
 		place.in("weighted_clusters").bad("weights sum to %d, which is more than 4294967295", sum)
+	}
+	out.TLVs = d.tlvs(c.GetProxyProtocolTlvs(), "proxy_protocol_tlvs", place)
+	out.TLVMerge = config.TLVMerge(c.GetProxyProtocolTlvMergePolicy())
+	if m := c.GetUpstreamConnectMode(); m == tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_DATA {
+		place.in("upstream_connect_mode").bad("%s is not supported by outrider", m)
 	}
 	d.hashPolicy(c.GetHashPolicy(), out, place)
 	d.logOptions(c, out, place)

@@ -82,7 +82,7 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 	"envoy.config.core.v3.ExtraSourceAddress": {works: "address"},
 	"envoy.config.core.v3.Metadata": {
 		works:   "filter_metadata",
-		ignored: map[string]string{"typed_filter_metadata": "no extension that reads it is implemented"},
+		ignored: map[string]string{"typed_filter_metadata": "of an endpoint, `envoy.transport_sockets.proxy_protocol` works; no other extension that reads it is implemented"},
 	},
 	"envoy.config.core.v3.DataSource": {
 		works:   "filename inline_bytes inline_string environment_variable",

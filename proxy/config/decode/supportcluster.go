@@ -131,6 +131,18 @@ var clusterSupport = map[protoreflect.FullName]fields{
 		},
 	},
 
+	"envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport": {
+		works: "config transport_socket",
+		ignored: map[string]string{
+			"tlv_as_pool_key": "every TCP connection has one of its own upstream",
+		},
+		refused: map[string]string{"allow_unspecified_address": "Envoy does not implement it either"},
+	},
+	"envoy.config.core.v3.ProxyProtocolConfig":          {works: "version pass_through_tlvs added_tlvs"},
+	"envoy.config.core.v3.ProxyProtocolPassThroughTLVs": {works: "match_type tlv_type"},
+	"envoy.config.core.v3.TlvEntry":                     {works: "type value format_string"},
+	"envoy.config.core.v3.PerHostConfig":                {works: "added_tlvs"},
+
 	"envoy.config.core.v3.HealthCheck": {
 		works: "timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold healthy_threshold " +
 			"alt_port reuse_connection http_health_check tcp_health_check grpc_health_check no_traffic_interval " +

@@ -7,8 +7,10 @@ var filterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": {
 		works: "stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts backoff_options hash_policy " +
 			"max_downstream_connection_duration max_downstream_connection_duration_jitter_percentage " +
-			"access_log_flush_interval flush_access_log_on_connected access_log_options",
+			"access_log_flush_interval flush_access_log_on_connected access_log_options " +
+			"proxy_protocol_tlvs proxy_protocol_tlv_merge_policy upstream_connect_mode",
 		ignored: map[string]string{
+			"max_early_data_bytes":    "what the client sends before the upstream is connected waits in the kernel",
 			"downstream_idle_timeout": "Envoy does not implement it either: idle_timeout counts",
 			"upstream_idle_timeout":   "Envoy does not implement it either: idle_timeout counts",
 		},

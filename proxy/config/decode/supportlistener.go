@@ -63,10 +63,7 @@ var listenerSupport = map[protoreflect.FullName]fields{
 		unlessFalse: "enable_ja3_fingerprinting enable_ja4_fingerprinting",
 	},
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol": {
-		works: "rules allow_requests_without_proxy_protocol disallowed_versions stat_prefix",
-		refused: map[string]string{
-			"pass_through_tlvs": "TLVs go into dynamic metadata, by rules, and no further",
-		},
+		works: "rules allow_requests_without_proxy_protocol disallowed_versions stat_prefix pass_through_tlvs",
 	},
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule":         {works: "tlv_type on_tlv_present"},
 	"envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair": {works: "metadata_namespace key"},
