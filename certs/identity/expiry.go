@@ -11,7 +11,12 @@ import (
 // by itself.
 func (k *Keeper) TellExpiry(ctx context.Context) {
 	var said time.Time
+	h, err := k.Handle(DefaultName)
+	if err != nil { // it is always there
+		return
+	}
 	for {
+		changed := h.Changed()
 		now := k.opts.Now().Round(0)
 		sleep := look
 		if p := k.Pair(); p != nil {
@@ -25,8 +30,11 @@ func (k *Keeper) TellExpiry(ctx context.Context) {
 		t := time.NewTimer(sleep)
 		select {
 		case <-t.C:
+		case <-changed:
 		case <-ctx.Done():
-			t.Stop()
+		}
+		t.Stop()
+		if ctx.Err() != nil {
 			return
 		}
 	}

@@ -54,12 +54,14 @@ func TestExpiryIsToldAtOnceThenEachMinuteUntilASuccessorComes(t *testing.T) {
 		told(time.Hour, 0) // there is none yet
 		serveFor(t, k, authority, 10*time.Minute)
 		told(10*time.Minute, 0)
-		told(11*time.Second, 1)
-		told(30*time.Second, 1)
+		told(time.Second, 1)
+		told(40*time.Second, 1)
 		told(2*time.Minute, 3)
+		serveFor(t, k, authority, 15*time.Second) // the last word was less than a minute ago
+		told(16*time.Second, 4)
 		serveFor(t, k, authority, time.Hour)
-		told(59*time.Minute, 3)
-		told(time.Minute+11*time.Second, 4)
+		told(time.Hour, 4)
+		told(time.Second, 5)
 		cancel()
 		<-ended
 		if want := "the certificate of spiffe://prod/w expired"; !strings.Contains(out.String(), want) {

@@ -234,6 +234,9 @@ func TestABadBundleFileLeavesWhatItSaidBefore(t *testing.T) {
 			b.refused(c.want)
 			b.trusted("a", one)
 			b.trusted("b", other)
+			replaceFile(t, dir, "b", two.PEM()) // so that all files are read again
+			b.trusted("b", two)
+			b.trusted("a", one)
 			replaceFile(t, dir, "a", two.PEM())
 			b.trusted("a", two)
 			if got := strings.Count(b.log.String(), "level=WARN"); got != 1 {

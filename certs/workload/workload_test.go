@@ -241,6 +241,19 @@ func TestACertificateOfTheFutureIsServedAndToldOf(t *testing.T) {
 	s.logs.await(t, "level=WARN", "this host's clock", "spiffe://prod/one is not valid before")
 }
 
+func TestACertificateThatExpiresWithoutASuccessorIsToldOf(t *testing.T) {
+	prod := root(t, "prod")
+	v := shaped(t, prod, ca.Leaf{ID: one, NotAfter: time.Now().Add(2 * time.Second)})
+	s := running(t, Options{}, answer(v))
+	s.serves(identity.DefaultName, v)
+	s.agent.Refuse(status.Error(codes.Unavailable, "no server"))
+	s.logs.await(t, "level=ERROR", "the certificate has expired: peers refuse it", "no other one came", "no server")
+	s.stillServes(v)
+	next := svid(t, prod, one)
+	s.agent.Answer(answer(next))
+	s.serves(identity.DefaultName, next)
+}
+
 func TestDeniedIsSaidAndTriedUntilAllowed(t *testing.T) {
 	s := newSite(t, Options{})
 	s.listen()
