@@ -234,7 +234,7 @@ func newCARootCommand() *cobra.Command {
 		},
 	}
 	state.register(c)
-	c.Flags().BoolVar(&pin, "pin", false, "print the SHA-256 of each root's public key in base64 instead")
+	c.Flags().BoolVar(&pin, "pin", false, "print the SHA-256 of each root's public key in hex instead, for --ca-pin")
 	return c
 }
 

@@ -5,7 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
+	"encoding/hex"
 	"net"
 	"os"
 	"path/filepath"
@@ -112,7 +112,7 @@ func TestCAIssuesToOurOwnClient(t *testing.T) {
 	if err := issueFrom(t, csr.Options{Address: address, Trust: csr.Trust{RootFile: at("root.pem")}, TokenPath: at("token"), ID: web}); err != nil {
 		t.Errorf("with a token and a root file: %v", err)
 	}
-	pin, err := base64.StdEncoding.DecodeString(strings.TrimSpace(mustRun(t, "ca", "root", "--state", state, "--pin")))
+	pin, err := hex.DecodeString(strings.TrimSpace(mustRun(t, "ca", "root", "--state", state, "--pin")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,8 +54,8 @@ func (d *dir) load() (*State, error) {
 	if d.cache.state != nil && sameFile(info, d.cache.info) {
 		return d.cache.state, nil
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("state %s: its mode is %#o, and it holds private keys: only its owner may read it (0600)", path, mode)
+	if err := keepPrivate(path, info); err != nil {
+		return nil, err
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -67,6 +67,22 @@ func (d *dir) load() (*State, error) {
 	}
 	d.cache.state, d.cache.info = s, info
 	return s, nil
+}
+
+// keepPrivate refuses a state that anybody may read. One that its group may
+// read becomes its owner's again: Kubernetes opens the files of a volume to the
+// pod's fsGroup at each mount.
+func keepPrivate(path string, info fs.FileInfo) error {
+	mode := info.Mode().Perm()
+	if mode&0o007 != 0 {
+		return fmt.Errorf("state %s: its mode is %#o, and it holds private keys: only its owner may read it (0600)", path, mode)
+	}
+	if mode&0o070 != 0 {
+		if err := os.Chmod(path, 0o600); err != nil {
+			return fmt.Errorf("state: its mode is %#o: %w", mode, err)
+		}
+	}
+	return nil
 }
 
 // sameFile says that a file was not replaced, nor written in place.

@@ -38,8 +38,10 @@ const (
 	maxConcurrent   = 256 // requests of all connections
 
 	handshakeTimeout = 10 * time.Second
-	maxIdle          = 10 * time.Minute
-	drainTimeout     = 5 * time.Second // for requests that had begun
+	// Who asks again asks over a new connection, with the certificate and the
+	// roots that it has by then: istio's agent reads them for a connection only.
+	maxIdle      = 5 * time.Second
+	drainTimeout = 5 * time.Second // for requests that had begun
 	// upkeepEvery bounds how late the log tells of a phase of a rotation, and
 	// how late the old key is deleted. Answers never wait for it.
 	upkeepEvery = time.Second

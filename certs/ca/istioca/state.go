@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -204,10 +203,10 @@ func (i *Issuer) intermediates() []*x509.Certificate {
 }
 
 // Pin is the SHA-256 of a certificate's public key (SubjectPublicKeyInfo) in
-// base64: the form of Envoy's verify_certificate_spki.
+// hex: what `outrider sidecar --ca-pin` takes.
 func Pin(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	return base64.StdEncoding.EncodeToString(sum[:])
+	return hex.EncodeToString(sum[:])
 }
 
 func earlier(a, b time.Time) time.Time {

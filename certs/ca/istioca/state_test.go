@@ -94,11 +94,19 @@ func TestStateIsForItsOwnerOnly(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %#o", name, info.Mode(), err, want)
 		}
 	}
-	if err := os.Chmod(filepath.Join(a.dir.path, stateFile), 0o640); err != nil {
+	state := filepath.Join(a.dir.path, stateFile)
+	if err := os.Chmod(state, 0o660); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Open(a.dir.path, Config{})
-	wantText(t, err, "its mode is 0640")
+	if info, statErr := os.Stat(state); err != nil || statErr != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("after its group could read it: mode %v, %v, %v, want 0600", info.Mode(), err, statErr)
+	}
+	if err := os.Chmod(state, 0o604); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(a.dir.path, Config{})
+	wantText(t, err, "its mode is 0604")
 }
 
 // A crash leaves half a new state, or half a line in the log.
