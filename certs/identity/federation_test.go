@@ -348,3 +348,25 @@ func TestAForeignBundleAloneVouchesForItsOwnDomainOnly(t *testing.T) {
 		t.Errorf("the roots are %+v, want a bundle for its trust domain", v)
 	}
 }
+
+// FuzzParseBundle: whatever a file has, it is refused or has roots.
+func FuzzParseBundle(f *testing.F) {
+	td := spiffeid.RequireTrustDomainFromString("a")
+	authority, err := ca.New("a")
+	if err != nil {
+		f.Fatal(err)
+	}
+	document, err := spiffebundle.FromX509Authorities(td, rootCerts(authority)).Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range [][]byte{authority.PEM(), document, nil, []byte(" {"), []byte(`{"keys":[{"use":"x509-svid","kty":"EC","x5c":[]}]}`)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		roots, err := identity.ParseBundle(td, text)
+		if (err == nil) != (len(roots) > 0) {
+			t.Errorf("%d roots and %v", len(roots), err)
+		}
+	})
+}

@@ -10,10 +10,11 @@ package workload
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,7 +80,22 @@ func New(opts Options) (*Source, error) {
 	if !opts.DefaultID.IsZero() && opts.DefaultID.Path() == "" {
 		return nil, fmt.Errorf("workload API: the default ID %q is a trust domain, not a workload", opts.DefaultID)
 	}
+	if isRemote(opts.Address) {
+		opts.Log.Warn("private keys come over the network in plaintext", "workload_api", opts.Address)
+	}
 	return &Source{opts: opts, from: "workload API " + opts.Address, first: firstWait, most: longWait, now: time.Now}, nil
+}
+
+// isRemote says that a valid address is not of this host. The specification
+// allows it, and leaves it to the network to keep others out (SPIFFE Workload
+// Endpoint, section 3).
+func isRemote(address string) bool {
+	host, isTCP := strings.CutPrefix(address, "tcp://")
+	if !isTCP {
+		return false
+	}
+	ip, err := netip.ParseAddrPort(host)
+	return err != nil || !ip.Addr().Unmap().IsLoopback()
 }
 
 // Run feeds k until ctx ends, and returns nil then. It connects again for ever,
@@ -205,7 +221,7 @@ func (w *watch) bundlesOnly(ctx context.Context, denied error) error {
 	set, err := w.client.FetchX509Bundles(ctx)
 	if err != nil {
 		if !isDenied(err) {
-			return errors.Join(denied, fmt.Errorf("bundles: %w", err))
+			return fmt.Errorf("%w; nor are there bundles: %w", denied, err)
 		}
 		return denied
 	}
@@ -214,7 +230,7 @@ func (w *watch) bundlesOnly(ctx context.Context, denied error) error {
 		err = w.keeper.Trust(w.from, said...)
 	}
 	if err != nil {
-		return errors.Join(denied, fmt.Errorf("bundles are refused: %w", err))
+		return fmt.Errorf("%w; its bundles are refused: %w", denied, err)
 	}
 	return &bundlesOnlyError{domains: len(said), err: denied}
 }
