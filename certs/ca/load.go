@@ -2,22 +2,15 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
 	"time"
 )
 
-// NewRoot makes a root with an ECDSA P-256 key for a longer life than a test's:
-// it is valid from notBefore to notAfter.
-func NewRoot(name pkix.Name, notBefore, notAfter time.Time) (*CA, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
+// NewRoot makes a root with that key for a longer life than a test's: it is
+// valid from notBefore to notAfter.
+func NewRoot(name pkix.Name, key crypto.Signer, notBefore, notAfter time.Time) (*CA, error) {
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: name, NotBefore: notBefore, NotAfter: notAfter,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,

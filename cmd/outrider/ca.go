@@ -47,30 +47,34 @@ func (s *caState) open() (*istioca.Authority, error) {
 	return istioca.OpenExisting(s.path)
 }
 
-// caGiven are the flags of an authority from outside.
-type caGiven struct {
-	files   istioca.GivenFiles
-	rootTTL time.Duration
+// caRoot are the flags of an authority to come, from outside or made.
+type caRoot struct {
+	files istioca.GivenFiles
+	ttl   time.Duration
+	key   string
 }
 
-func (g *caGiven) register(c *cobra.Command) {
+func (g *caRoot) register(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringVar(&g.files.CACert, "ca-cert", "", "a given authority's certificate (Istio's ca-cert.pem); none makes a root")
 	fs.StringVar(&g.files.CAKey, "ca-key", "", "its private key (ca-key.pem)")
 	fs.StringVar(&g.files.CertChain, "cert-chain", "", "the intermediates above it (cert-chain.pem)")
 	fs.StringVar(&g.files.RootCert, "root-cert", "", "the root that it leads to (root-cert.pem)")
-	fs.DurationVar(&g.rootTTL, "root-ttl", istioca.DefaultRootTTL, "life of a root that is made")
+	fs.DurationVar(&g.ttl, "root-ttl", istioca.DefaultRootTTL, "life of a root that is made")
+	fs.StringVar(&g.key, "root-key", string(istioca.P256), "key of a root that is made: P256, P384, RSA2048, RSA4096")
 }
 
-// load is the given authority; nil if no file is named.
-func (g *caGiven) load() (*istioca.Given, error) {
-	if g.rootTTL <= 0 {
-		return nil, &usageError{fmt.Errorf("--root-ttl %s: it must be positive", g.rootTTL)}
+func (g *caRoot) load() (istioca.Root, error) {
+	r := istioca.Root{TTL: g.ttl, Key: istioca.KeyKind(g.key)}
+	if g.ttl <= 0 {
+		return r, &usageError{fmt.Errorf("--root-ttl %s: it must be positive", g.ttl)}
 	}
 	if g.files == (istioca.GivenFiles{}) {
-		return nil, nil
+		return r, nil
 	}
-	return g.files.Load()
+	var err error
+	r.Given, err = g.files.Load()
+	return r, err
 }
 
 // caIdentity are the flags that name a workload.
@@ -182,7 +186,7 @@ func newCAIssueCommand() *cobra.Command {
 
 func newCARotateCommand() *cobra.Command {
 	var state caState
-	var given caGiven
+	var root caRoot
 	var overlap time.Duration
 	c := &cobra.Command{
 		Use:   "rotate-root --state DIR",
@@ -192,18 +196,18 @@ func newCARotateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fresh, err := given.load()
+			fresh, err := root.load()
 			if err != nil {
 				return err
 			}
-			if _, err := a.RotateRoot(fresh, given.rootTTL, overlap); err != nil {
+			if _, err := a.RotateRoot(fresh, overlap); err != nil {
 				return err
 			}
 			return printStatus(a, c.OutOrStdout())
 		},
 	}
 	state.register(c)
-	given.register(c)
+	root.register(c)
 	c.Flags().DurationVar(&overlap, "overlap", istioca.DefaultOverlap, "least time that both roots are given out before the new one signs")
 	return c
 }

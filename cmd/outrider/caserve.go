@@ -26,7 +26,7 @@ import (
 // caServeFlags are those of `outrider ca serve`.
 type caServeFlags struct {
 	state               caState
-	given               caGiven
+	root                caRoot
 	trustDomain, listen string
 	sans                []string
 	defaultTTL, maxTTL  time.Duration
@@ -53,7 +53,7 @@ func newCAServeCommand() *cobra.Command {
 
 func (f *caServeFlags) register(c *cobra.Command) {
 	f.state.register(c)
-	f.given.register(c)
+	f.root.register(c)
 	fs := c.Flags()
 	fs.StringVar(&f.trustDomain, "trust-domain", "", "trust domain of all identities: of a new state \"cluster.local\" if not given, of another what it was")
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:15012", "address to answer on")
@@ -119,11 +119,11 @@ func (f *caServeFlags) check() error {
 }
 
 func (f *caServeFlags) open() (*istioca.Authority, error) {
-	given, err := f.given.load()
+	root, err := f.root.load()
 	if err != nil {
 		return nil, err
 	}
-	conf := istioca.Config{Given: given, RootTTL: f.given.rootTTL}
+	conf := istioca.Config{Root: root}
 	name := f.trustDomain
 	if _, err := istioca.OpenExisting(f.state.path); errors.Is(err, istioca.ErrNoState) && name == "" {
 		name = "cluster.local"

@@ -10,7 +10,6 @@ package istioca
 import (
 	"crypto"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,8 +19,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
-	"outrider/certs/ca"
 )
 
 // How long things last.
@@ -29,8 +26,6 @@ const (
 	// Backdate is how far before the authority's own clock a certificate
 	// begins, for peers whose clocks are behind (istiod's clockSkewGracePeriod).
 	Backdate = 2 * time.Minute
-	// DefaultRootTTL is the life of a root that is made here, istiod's too.
-	DefaultRootTTL = 10 * 365 * 24 * time.Hour
 	// DefaultOverlap is how long both roots are given out at least: for those
 	// that hold a copy of the root and no certificate, as a root file does.
 	DefaultOverlap = 24 * time.Hour
@@ -44,11 +39,9 @@ type Config struct {
 	// TrustDomain is that of all IDs. It is needed at the first start; later a
 	// zero one is what the state says, and another one is refused.
 	TrustDomain spiffeid.TrustDomain
-	// Given is the authority to begin with; nil makes a root. Later it must be
-	// the one in the state.
-	Given *Given
-	// RootTTL is the life of a root made here; 0 is DefaultRootTTL.
-	RootTTL time.Duration
+	// Root is the authority to begin with. Later a given one must be the one in
+	// the state.
+	Root Root
 }
 
 // Authority issues certificates from a state directory. Its methods may be
@@ -95,7 +88,7 @@ func firstState(c Config) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	first, err := newIssuer(c.TrustDomain, c.Given, c.RootTTL)
+	first, err := c.Root.issuer(c.TrustDomain)
 	if err != nil {
 		return nil, err
 	}
@@ -107,52 +100,16 @@ func (c Config) fits(s *State) error {
 	if !c.TrustDomain.IsZero() && c.TrustDomain != s.TrustDomain {
 		return fmt.Errorf("trust domain %q: the state is of %q, which cannot change", c.TrustDomain, s.TrustDomain)
 	}
-	if c.Given == nil {
+	if c.Root.Given == nil {
 		return nil
 	}
 	for _, i := range s.Issuers {
-		if i.Cert().Equal(c.Given.Chain[0]) {
+		if i.Cert().Equal(c.Root.Given.Chain[0]) {
 			return nil
 		}
 	}
 	return fmt.Errorf("the given authority %q is not the one in the state, %q: rotate-root changes it",
-		c.Given.Chain[0].Subject, s.Issuers[len(s.Issuers)-1].Cert().Subject)
-}
-
-// newIssuer is the given authority, or a root made now.
-func newIssuer(td spiffeid.TrustDomain, given *Given, ttl time.Duration) (*Issuer, error) {
-	if given == nil {
-		return newRootIssuer(td, ttl)
-	}
-	i, err := given.issuer()
-	if err == nil {
-		err = i.trial(td)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the given authority %q: %w", given.Chain[0].Subject, err)
-	}
-	return i, nil
-}
-
-func newRootIssuer(td spiffeid.TrustDomain, ttl time.Duration) (*Issuer, error) {
-	if ttl <= 0 {
-		ttl = DefaultRootTTL
-	}
-	now := time.Now()
-	name := pkix.Name{
-		Organization: []string{td.Name()},
-		CommonName:   "outrider root " + now.UTC().Format("2006-01-02T15:04:05.000Z"), // tells two roots apart
-	}
-	root, err := ca.NewRoot(name, now.Add(-Backdate), now.Add(ttl))
-	if err != nil {
-		return nil, fmt.Errorf("make a root: %w", err)
-	}
-	key, err := marshalKey(root.Key())
-	if err != nil {
-		return nil, err
-	}
-	i := &Issuer{CertPEM: string(root.PEM()), KeyPEM: key, RootsPEM: string(root.PEM()), Created: now.UTC()}
-	return i, i.parse()
+		c.Root.Given.Chain[0].Subject, s.Issuers[len(s.Issuers)-1].Cert().Subject)
 }
 
 // TrustDomain is that of every ID that a issues.

@@ -123,8 +123,9 @@ func TestTokenNamesTheIdentity(t *testing.T) {
 }
 
 func TestTokenIsRefused(t *testing.T) {
-	ec, stranger := testKey(t), testKey(t)
-	_, keys := fileWith(t, keySet(t, jose.JSONWebKey{Key: &ec.PublicKey, KeyID: "ec", Algorithm: "ES256"}))
+	ec, stranger, rs := testKey(t), testKey(t), rsaKey(t, 2048)
+	_, keys := fileWith(t, keySet(t, jose.JSONWebKey{Key: &ec.PublicKey, KeyID: "ec", Algorithm: "ES256"},
+		jose.JSONWebKey{Key: &rs.PublicKey, KeyID: "rsa", Algorithm: "RS256"}))
 	with := func(change map[string]any) string { return signed(t, jose.ES256, ec, "ec", projected(change)) }
 	ago := func(d time.Duration) int64 { return time.Now().Add(-d).Unix() }
 	public, err := x509.MarshalPKIXPublicKey(&ec.PublicKey)
@@ -144,6 +145,7 @@ func TestTokenIsRefused(t *testing.T) {
 		"another issuer":             {with(map[string]any{"iss": "https://example.com"}), "issuer is not accepted"},
 		"no issuer":                  {with(map[string]any{"iss": nil}), "issuer is not accepted"},
 		"a stranger's key":           {signed(t, jose.ES256, stranger, "ec", projected(nil)), "signature is not accepted"},
+		"another algorithm":          {signed(t, jose.PS256, rs, "rsa", projected(nil)), "signature is not accepted"},
 		"a key that nobody has":      {signed(t, jose.ES256, ec, "new", projected(nil)), "signature is not accepted"},
 		"the public key as a secret": {signed(t, jose.HS256, asSecret, "ec", projected(nil)), "cannot be read"},
 		"no signature":               {none, "cannot be read"},

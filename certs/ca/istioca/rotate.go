@@ -9,15 +9,14 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// RotateRoot begins a rotation to the given authority, or to a root made now if
-// that is nil, and returns its plan. Both roots are given out for the overlap
-// at least. A rotation that is under way is an error: two at once would need
-// three roots in every answer.
-func (a *Authority) RotateRoot(given *Given, rootTTL, overlap time.Duration) (Plan, error) {
+// RotateRoot begins a rotation to another authority, and returns its plan. Both
+// roots are given out for the overlap at least. A rotation that is under way is
+// an error: two at once would need three roots in every answer.
+func (a *Authority) RotateRoot(to Root, overlap time.Duration) (Plan, error) {
 	if overlap < 0 {
 		return Plan{}, fmt.Errorf("overlap %s: it must not be negative", overlap)
 	}
-	fresh, err := newIssuer(a.td, given, rootTTL)
+	fresh, err := to.issuer(a.td)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -92,7 +92,7 @@ func TestRotationFailsNoHandshakeBetweenAnyTwoPeers(t *testing.T) {
 		signers := map[string]bool{}
 		for minute := range 60 * 40 {
 			if minute == 60*2 || minute == 60*22 {
-				if _, err := a.RotateRoot(nil, 0, 30*time.Minute); err != nil {
+				if _, err := a.RotateRoot(Root{}, 30*time.Minute); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -131,7 +131,7 @@ func TestPlanFollowsFromStateAndTime(t *testing.T) {
 		a := openTest(t, Config{})
 		mustIssue(t, a, time.Hour)
 		began := time.Now()
-		if _, err := a.RotateRoot(nil, 0, 0); err != nil {
+		if _, err := a.RotateRoot(Root{}, 0); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Minute)
@@ -168,7 +168,7 @@ func TestRotationGoesOnAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := openTest(t, Config{})
 		mustIssue(t, a, time.Hour)
-		want, err := a.RotateRoot(nil, 0, 2*time.Hour)
+		want, err := a.RotateRoot(Root{}, 2*time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,12 +196,12 @@ func TestRotationGoesOnAfterARestart(t *testing.T) {
 func TestSecondRotationWaitsForTheFirst(t *testing.T) {
 	a := openTest(t, Config{})
 	mustIssue(t, a, time.Hour)
-	if _, err := a.RotateRoot(nil, 0, time.Hour); err != nil {
+	if _, err := a.RotateRoot(Root{}, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	_, err := a.RotateRoot(nil, 0, time.Hour)
+	_, err := a.RotateRoot(Root{}, time.Hour)
 	wantText(t, err, "a rotation that began at")
-	_, err = a.RotateRoot(nil, 0, -time.Second)
+	_, err = a.RotateRoot(Root{}, -time.Second)
 	wantText(t, err, "must not be negative")
 }
 
@@ -215,7 +215,7 @@ func TestRotationCoversWhatAStaleProcessIssues(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := a.RotateRoot(nil, 0, 0); err != nil {
+		if _, err := a.RotateRoot(Root{}, 0); err != nil {
 			t.Fatal(err)
 		}
 		now, err := a.dir.load()
@@ -235,9 +235,9 @@ func TestRotationCoversWhatAStaleProcessIssues(t *testing.T) {
 // A new intermediate below the same root needs no wait: everybody has its root.
 func TestNewIntermediateBelowTheSameRootSignsAtOnce(t *testing.T) {
 	root := newGivenRoot(t)
-	a := openTest(t, Config{Given: root.intermediate(t, "one")})
+	a := openTest(t, Config{Root: Root{Given: root.intermediate(t, "one")}})
 	mustIssue(t, a, 24*time.Hour)
-	plan, err := a.RotateRoot(root.intermediate(t, "two"), 0, 0)
+	plan, err := a.RotateRoot(Root{Given: root.intermediate(t, "two")}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func TestOldRootFileStillReachesTheServer(t *testing.T) {
 			if err := serverVerifies(s, first); err != nil {
 				t.Fatalf("after %d rotations: %v", n, err)
 			}
-			if _, err := a.RotateRoot(nil, 0, 0); err != nil {
+			if _, err := a.RotateRoot(Root{}, 0); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(100 * time.Hour)

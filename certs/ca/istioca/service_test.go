@@ -258,7 +258,7 @@ func TestServerFollowsARotationByAnotherProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.RotateRoot(nil, 0, 0); err != nil {
+	if _, err := other.RotateRoot(istioca.Root{}, 0); err != nil {
 		t.Fatal(err)
 	}
 	second := r.ask(t, a, ask{cert: first.certificate(key), csr: csrFor(t, key, web)})

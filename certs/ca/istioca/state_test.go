@@ -40,7 +40,7 @@ func newGivenRoot(t *testing.T) *givenRoot {
 
 func rootFrom(t *testing.T, name string, from, to time.Time) *ca.CA {
 	t.Helper()
-	root, err := ca.NewRoot(pkix.Name{CommonName: name}, from, to)
+	root, err := ca.NewRoot(pkix.Name{CommonName: name}, testKey(t), from, to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestOpenRefusesWhatTheStateIsNot(t *testing.T) {
 	a := openTest(t, Config{})
 	_, err := Open(a.dir.path, Config{TrustDomain: spiffeid.RequireTrustDomainFromString("other.org")})
 	wantText(t, err, `the state is of "cluster.local"`)
-	_, err = Open(a.dir.path, Config{Given: newGivenRoot(t).itself()})
+	_, err = Open(a.dir.path, Config{Root: Root{Given: newGivenRoot(t).itself()}})
 	wantText(t, err, "rotate-root changes it")
 	_, err = Open(filepath.Join(t.TempDir(), "new"), Config{})
 	wantText(t, err, "needs a trust domain")
@@ -262,7 +262,7 @@ func TestCertificateLivesWithinItsAuthority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		root := &givenRoot{rootFrom(t, "short", start.Add(-30*time.Second), start.Add(2*time.Hour))}
-		a := openTest(t, Config{Given: root.itself()})
+		a := openTest(t, Config{Root: Root{Given: root.itself()}})
 		got := mustIssue(t, a, 24*time.Hour)
 		if !got.Cert.NotAfter.Equal(start.Add(2*time.Hour)) || !got.Shortened {
 			t.Errorf("not after: got %s (shortened %t), want the authority's, %s", got.Cert.NotAfter, got.Shortened, start.Add(2*time.Hour))
@@ -284,9 +284,25 @@ func TestCertificateLivesWithinItsAuthority(t *testing.T) {
 	})
 }
 
+func TestRootIsMadeWithTheWantedKey(t *testing.T) {
+	for kind, want := range map[KeyKind]x509.SignatureAlgorithm{
+		"": x509.ECDSAWithSHA256, P256: x509.ECDSAWithSHA256, P384: x509.ECDSAWithSHA384, RSA2048: x509.SHA256WithRSA,
+	} {
+		a := openTest(t, Config{Root: Root{Key: kind, TTL: time.Hour}})
+		got := mustIssue(t, a, 24*time.Hour)
+		if got.Cert.SignatureAlgorithm != want || !got.Cert.NotAfter.Equal(got.Roots[0].NotAfter) {
+			t.Errorf("%q: signed with %s until %s, want %s until %s", kind, got.Cert.SignatureAlgorithm, got.Cert.NotAfter, want, got.Roots[0].NotAfter)
+		}
+	}
+	for want, r := range map[string]Root{`key kind "P224" is none of`: {Key: "P224"}, "too short for a root": {TTL: time.Millisecond}} {
+		_, err := Open(filepath.Join(t.TempDir(), "state"), Config{TrustDomain: webID.TrustDomain(), Root: r})
+		wantText(t, err, want)
+	}
+}
+
 func TestGivenIntermediateIsInTheAnswer(t *testing.T) {
 	root := newGivenRoot(t)
-	a := openTest(t, Config{Given: root.intermediate(t, "below")})
+	a := openTest(t, Config{Root: Root{Given: root.intermediate(t, "below")}})
 	got := mustIssue(t, a, time.Hour)
 	answer := got.response()
 	if len(answer) != 3 || answer[2] != string(root.ca.PEM()) {
@@ -349,7 +365,7 @@ func TestGivenAuthorityThatDoesNotFitIsRefused(t *testing.T) {
 		}, "what it signs is not accepted"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Open(filepath.Join(t.TempDir(), "state"), Config{TrustDomain: webID.TrustDomain(), Given: c.given()})
+			_, err := Open(filepath.Join(t.TempDir(), "state"), Config{TrustDomain: webID.TrustDomain(), Root: Root{Given: c.given()}})
 			wantText(t, err, c.want)
 		})
 	}
@@ -377,11 +393,11 @@ func TestGivenFilesOfIstiosCacerts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := openTest(t, Config{Given: got})
+	a := openTest(t, Config{Root: Root{Given: got}})
 	if answer := mustIssue(t, a, time.Hour).response(); len(answer) != 3 {
 		t.Errorf("got %d elements, want leaf, intermediate, root", len(answer))
 	}
-	if _, err := Open(a.dir.path, Config{Given: got}); err != nil {
+	if _, err := Open(a.dir.path, Config{Root: Root{Given: got}}); err != nil {
 		t.Errorf("the same files at the next start: %v", err)
 	}
 	_, err = GivenFiles{CACert: at("ca-cert.pem")}.Load()
