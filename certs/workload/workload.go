@@ -57,7 +57,6 @@ type Source struct {
 	opts        Options
 	from        string // for people, and the Keeper's name for our roots
 	first, most time.Duration
-	now         func() time.Time
 }
 
 // New checks the options; it does not connect.
@@ -83,7 +82,7 @@ func New(opts Options) (*Source, error) {
 	if isRemote(opts.Address) {
 		opts.Log.Warn("private keys come over the network in plaintext", "workload_api", opts.Address)
 	}
-	return &Source{opts: opts, from: "workload API " + opts.Address, first: firstWait, most: longWait, now: time.Now}, nil
+	return &Source{opts: opts, from: "workload API " + opts.Address, first: firstWait, most: longWait}, nil
 }
 
 // isRemote says that a valid address is not of this host. The specification
@@ -203,13 +202,13 @@ func (w *watch) failed(ctx context.Context, err error) {
 	if isDenied(err) && !w.hasCertificate() {
 		err = w.bundlesOnly(ctx, err)
 	}
-	w.lacks(w.sentence(err), w.now().Add(w.backoff.Upcoming()))
+	w.lacks(w.sentence(err), time.Now().Add(w.backoff.Upcoming()))
 }
 
 // hasCertificate says that what we were given before is still good.
 func (w *watch) hasCertificate() bool {
 	p := w.keeper.Pair()
-	return p != nil && !isExpired(identity.ValidAt(p, w.now()))
+	return p != nil && !isExpired(identity.ValidAt(p, time.Now()))
 }
 
 // bundlesOnly asks for what a workload may have that only verifies others
