@@ -171,6 +171,45 @@ func TestARotationOnTheClientEndsItsSessions(t *testing.T) {
 	}
 }
 
+func TestARotationOnTheServerEndsItsSessionsUnlessItsTicketKeysAreGiven(t *testing.T) {
+	for given, resumed := range map[bool]bool{false: false, true: true} {
+		m := newMesh(t)
+		store := noFeeds()
+		key := certs.Ref{Name: "default"}
+		store.Get(key).Publish(&certs.Secret{Version: "1", KeyPair: m.b.pair()})
+		sc := m.serverConfig()
+		sc.Certificates = []certs.Ref{key}
+		if given {
+			sc.TicketKeys = ticketRef()
+		}
+		c, s := NewClient(m.clientConfig(), noFeeds()), NewServer(sc, store)
+		shakeHands(t, c, s, ClientOptions{})
+		if got := shakeHands(t, c, s, ClientOptions{}); got.clientErr != nil || !got.client.State().Resumed {
+			t.Fatalf("not resumed: %v", got.clientErr)
+		}
+		store.Get(key).Publish(&certs.Secret{Version: "2", KeyPair: m.root.issue(t, "b2", uri("spiffe://prod/b")).pair()})
+		got := shakeHands(t, c, s, ClientOptions{})
+		if got.clientErr != nil || got.client.State().Resumed != resumed {
+			t.Errorf("ticket keys given: %t; after the rotation: resumed %t, want %t (%v)", given, !resumed, resumed, got.clientErr)
+		}
+	}
+}
+
+func TestACertificateMayEndDuringAResumptionButNotBefore(t *testing.T) {
+	ends := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for now, want := range map[time.Time]time.Time{
+		ends.Add(-time.Minute):            ends.Add(-time.Minute),
+		ends:                              ends,
+		ends.Add(3 * time.Millisecond):    ends,
+		ends.Add(resumptionTime):          ends.Add(resumptionTime),
+		ends.Add(resumptionTime * 100000): ends.Add(resumptionTime * 100000),
+	} {
+		if got := asOfStart(ends, now); !got.Equal(want) {
+			t.Errorf("%s after the end: judged as of %s", now.Sub(ends), got)
+		}
+	}
+}
+
 func TestNoSessionKeysResumeNothing(t *testing.T) {
 	m := newMesh(t)
 	cc := m.clientConfig()

@@ -2,6 +2,7 @@ package tlsmux
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -96,12 +97,25 @@ func (s *Server) complete(m *material, day int64) error {
 		if lifetime == 0 {
 			lifetime = defaultSessionTimeout
 		}
-		bindSessions(cfg, m.policy.fingerprint(s.cfg.RequireClientCertificate), lifetime)
+		bindSessions(cfg, s.sessionsOf(m), lifetime)
 	}
 	m.noALPN = cfg.Clone()
 	m.noALPN.NextProtos = nil
 	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return s.configFor(m, hello) }
 	return nil
+}
+
+// sessionsOf is what a session must have been made under to be resumed: the
+// policy, and, where the ticket keys are our own, our certificate. Otherwise
+// clients would go on with the certificate of before until it has expired, and
+// be refused then. Keys that are given may be shared with other servers, whose
+// certificates are their own.
+func (s *Server) sessionsOf(m *material) [sha256.Size]byte {
+	fingerprint := m.policy.fingerprint(s.cfg.RequireClientCertificate)
+	if s.secrets.tickets != nil {
+		return fingerprint
+	}
+	return sha256.Sum256(append(fingerprint[:], m.local.first().Certificate[0]...))
 }
 
 func (s *Server) ticketKeys(day int64) ([][32]byte, error) {
@@ -161,7 +175,25 @@ func (s *Server) verify(p *policy, cs *tls.ConnectionState) error {
 }
 
 func questionOf(cs *tls.ConnectionState, side Side) question {
-	return question{chain: cs.PeerCertificates, side: side, now: time.Now(), suite: cs.CipherSuite}
+	q := question{chain: cs.PeerCertificates, side: side, now: time.Now(), suite: cs.CipherSuite}
+	if cs.DidResume && len(q.chain) > 0 {
+		q.now = asOfStart(q.chain[0].NotAfter, q.now)
+	}
+	return q
+}
+
+// resumptionTime is how long a resumption may take between crypto/tls's look at
+// the certificate's time, when the session is offered or accepted, and ours.
+const resumptionTime = time.Second
+
+// asOfStart is the time at which a resumed session is judged: a certificate
+// that was good when the resumption began, and has ended since, is still good
+// for it.
+func asOfStart(notAfter, now time.Time) time.Time {
+	if now.After(notAfter) && now.Sub(notAfter) < resumptionTime {
+		return notAfter
+	}
+	return now
 }
 
 // attempt is what the callbacks of one handshake leave for its end. It travels
