@@ -70,6 +70,7 @@ type permissive struct {
 	plain    string // the match of the plaintext chain; "" is transport_protocol: raw_buffer
 	rbac     string // a filter before tcp_proxy
 	listener string // more fields of the listener
+	both     bool   // the chain for TLS takes plaintext as well, and fails
 	socket   string // transport_socket of the cluster
 }
 
@@ -89,7 +90,10 @@ func (p permissive) bootstrap(t *testing.T, dir string) string {
 		}
 	}
 	host, port, _ := net.SplitHostPort(p.app)
-	plain := p.plain
+	plain, secure := p.plain, "transport_protocol: tls"
+	if p.both {
+		plain, secure = "destination_port: 1", ""
+	}
 	if plain == "" {
 		plain = "transport_protocol: raw_buffer"
 	}
@@ -107,13 +111,13 @@ static_resources:
     access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: %[5]s/access.log, log_format: {text_format_source: {inline_string: "%%FILTER_CHAIN_NAME%% %%UPSTREAM_HOST%% %%DYNAMIC_METADATA(outrider:server_first)%%\n"}}}}]
     filter_chains:
     - name: tls
-      filter_chain_match: {transport_protocol: tls}
+      filter_chain_match: {%[8]s}
       transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {tls_certificates: [{certificate_chain: {filename: %[5]s/cert.pem}, private_key: {filename: %[5]s/key.pem}}]}}}
       filters:%[6]s
     - name: plain
       filter_chain_match: {%[7]s}
       filters:%[6]s
-`, host, port, p.socket, p.listener, dir, filters, plain)
+`, host, port, p.socket, p.listener, dir, filters, plain, secure)
 }
 
 // serve runs the proxy.
@@ -324,6 +328,7 @@ func TestNobodyIsDialledWhere(t *testing.T) {
 		explain string
 	}{
 		"plaintext meets no chain (STRICT)": {permissive: permissive{plain: "transport_protocol: raw_buffer, destination_port: 1"}, explain: "plaintext meets no filter chain"},
+		"plaintext meets a chain for TLS":   {permissive: permissive{both: true, listener: "listener_filters: [{name: t, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]"}, explain: "terminates TLS"},
 		"RBAC denies":                       {permissive: permissive{rbac: deny}, explain: "rbac: denied"},
 		"the listener is OUTBOUND":          {permissive: permissive{listener: "traffic_direction: OUTBOUND"}},
 		"the listener opts out":             {permissive: permissive{listener: `metadata: {filter_metadata: {outrider: {server_first: false}}}`}},

@@ -116,6 +116,7 @@ func TestHelloWinsOverWhatTheServerSays(t *testing.T) {
 					spoke(true)
 				} else {
 					send(t, client, hello[:7])
+					time.Sleep(5 * time.Millisecond) // most often it is the rest that is waited for by then
 					spoke(true)
 					send(t, client, hello[7:])
 				}
