@@ -44,6 +44,11 @@ func newApp(t *testing.T, greeting string) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveApp(t, ln, greeting)
+}
+
+func serveApp(t *testing.T, ln net.Listener, greeting string) *app {
+	t.Helper()
 	a := &app{Listener: ln}
 	t.Cleanup(func() { ln.Close() })
 	go func() {
@@ -459,5 +464,46 @@ func setBacklog(t *testing.T, ln *net.TCPListener, n int) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// secureApp is newApp over TLS.
+func secureApp(t *testing.T, greeting string) *app {
+	t.Helper()
+	authority, err := ca.New("app root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := authority.Issue(ca.Leaf{DNS: []string{"app"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(leaf.ChainPEM, leaf.KeyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := tls.Listen("tcp4", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveApp(t, ln, greeting)
+}
+
+func TestServerBehindTLSIsWatchedToo(t *testing.T) {
+	socket := `, transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}`
+	for name, greeting := range map[string]string{"that speaks first": smtpGreeting, "that waits": ""} {
+		t.Run(name, func(t *testing.T) {
+			a := secureApp(t, greeting)
+			r := permissive{app: a.Addr().String(), socket: socket}.serve(t, Options{ServerFirstWait: time.Millisecond})
+			c := r.dial("127.0.0.1")
+			r.eventually("a connection ahead", func() bool { return a.accepted.Load() == 1 })
+			if greeting == "" {
+				time.Sleep(50 * time.Millisecond) // its handshake and tickets are through
+			}
+			greeted(t, c, greeting)
+			if n := a.accepted.Load(); n != 1 {
+				t.Errorf("the application saw %d connections, want the one", n)
+			}
+		})
 	}
 }

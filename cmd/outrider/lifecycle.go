@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,16 @@ func (f *lifecycleFlags) register(c *cobra.Command) {
 	fs.BoolVar(&f.exitOnZero, "exit-on-zero-connections", true, "after SIGTERM, end when no connection is open; if false, OUTBOUND listeners go on for --drain-time-s")
 	fs.Uint32Var(&f.minDrainS, "minimum-drain-time-s", 0, "seconds after SIGTERM for which OUTBOUND listeners go on though no connection is open")
 	fs.BoolVar(&f.loopGuard, "loop-guard", false, "refuse connections to listeners that take redirected ones, if they were not redirected")
+}
+
+func (f *lifecycleFlags) check() error {
+	switch {
+	case f.serverFirst && f.serverFirstWaitMsec == 0:
+		return &usageError{errors.New("--server-first-wait-msec 0: a server would be dialled for every client; --server-first=false dials none")}
+	case f.minDrainS > 0 && !f.exitOnZero:
+		return &usageError{errors.New("--minimum-drain-time-s is for --exit-on-zero-connections: without it the whole drain time is waited for")}
+	}
+	return nil
 }
 
 func (f *lifecycleFlags) apply(o *proxy.Options) {

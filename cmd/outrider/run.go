@@ -122,6 +122,9 @@ func (f *runFlags) check() error {
 	case f.restartEpoch != 0:
 		return &usageError{fmt.Errorf("--restart-epoch %d: there is no hot restart", f.restartEpoch)}
 	}
+	if err := f.lifecycle.check(); err != nil {
+		return err
+	}
 	_, err := parseLevel(f.logLevel)
 	return err
 }
