@@ -32,9 +32,9 @@ type Options struct {
 	// than one, or with aliases, it is always so.
 	PerTrustDomain bool
 	// Settled waits until whoever reads the named secret has its current
-	// version, or ctx ends; nil does not wait. Serve calls it between new
-	// roots and the certificates below them.
-	Settled func(ctx context.Context, name string)
+	// version; its error, after the end of ctx, says who has not. nil does not
+	// wait. Serve calls it between new roots and the certificates below them.
+	Settled func(ctx context.Context, name string) error
 	Log     *slog.Logger
 	// Now is the wall clock; nil is time.Now.
 	Now func() time.Time
@@ -272,7 +272,9 @@ func (k *Keeper) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for _, name := range []string{RootsName, AllName} {
-		k.opts.Settled(ctx, name)
+		if err := k.opts.Settled(ctx, name); err != nil {
+			k.opts.Log.Warn("a new certificate is served to clients that may not trust its root yet", "reason", err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,11 +32,11 @@ var demoSteps = []func(context.Context, *mesh) outcome{
 func waitsForSecrets(ctx context.Context, m *mesh) outcome {
 	o := outcome{what: "no secret yet: refused; the secret comes: served", expected: "refused, then an answer"}
 	_, before := exchange(ctx, viaMTLS)
-	after := m.deliver()
+	after := m.deliver(ctx)
 	if after != nil {
 		return o.failed(after)
 	}
-	for range 100 {
+	for range 200 {
 		if _, after = exchange(ctx, viaMTLS); after == nil {
 			break
 		}
@@ -114,42 +115,78 @@ func wrongIdentity(ctx context.Context, m *mesh) outcome {
 func words(reason string) string { return strings.ReplaceAll(reason, "_", " ") }
 
 // How the rotation is done: this many callers, each on a new connection for
-// every exchange, while both certificates are replaced again and again.
+// every exchange, while both certificates are renewed again and again, and the
+// authority's root is replaced.
 const (
 	rotationCallers = 8
-	rotations       = 6
-	rotationPause   = 400 * time.Millisecond
+	rotationsSeen   = 4 // of the client, at least
+	rotationLimit   = 45 * time.Second
 )
 
 func rotationUnderLoad(ctx context.Context, m *mesh) outcome {
-	o := outcome{what: fmt.Sprintf("%d certificate rotations under load", rotations), expected: "no failure, new serials in use"}
-	var calls, failures atomic.Int64
-	var wait sync.WaitGroup
-	load, stop := context.WithCancel(ctx)
-	for range rotationCallers {
-		wait.Go(func() {
-			for load.Err() == nil {
-				if _, err := exchange(ctx, viaMTLS); err != nil {
-					failures.Add(1)
-				}
-				calls.Add(1)
-			}
-		})
+	o := outcome{
+		what:     fmt.Sprintf("certificates of %s, renewed by request, and a new root, under load", certificateLife),
+		expected: "no failure; new certificates, of the new root, in use",
 	}
-	var err error
-	for range rotations {
-		pause(ctx, rotationPause)
-		if err = m.rotate(); err != nil {
+	before, err := m.client.roots(ctx)
+	if err == nil {
+		_, err = m.admin(ctx, "ca", "rotate-root", "--state", m.state(), "--overlap", "1s")
+	}
+	if err != nil {
+		return o.failed(err)
+	}
+	l := startLoad(ctx)
+	var after []string
+	for end := time.Now().Add(rotationLimit); time.Now().Before(end) && ctx.Err() == nil; {
+		pause(ctx, 200*time.Millisecond)
+		if after, err = m.client.roots(ctx); err == nil && !slices.Equal(after, before) && len(after) == 1 {
 			break
 		}
 	}
-	pause(ctx, rotationPause)
-	stop()
-	wait.Wait()
+	pause(ctx, certificateLife/2)
+	l.stop()
 	serials := m.server.peerSerials(ctx)
-	o.ok = err == nil && failures.Load() == 0 && calls.Load() > 0 && serials > rotations/2
-	o.seen = fmt.Sprintf("%d exchanges, %d failed, %d client certificates seen", calls.Load(), failures.Load(), serials)
-	return o.failed(err)
+	o.ok = err == nil && l.failures.Load() == 0 && l.calls.Load() > 0 && serials >= rotationsSeen && len(after) == 1 && after[0] != before[0]
+	o.seen = fmt.Sprintf("%d exchanges, %d failed; %d client certificates seen; root %.8s, then %.8s", l.calls.Load(), l.failures.Load(), serials, before, after)
+	return o.failed(err, l.firstError())
+}
+
+// load is callers that go on until it is stopped.
+type load struct {
+	calls, failures atomic.Int64
+	first           atomic.Pointer[error]
+	wait            sync.WaitGroup
+	cancel          context.CancelFunc
+}
+
+func startLoad(ctx context.Context) *load {
+	l := &load{}
+	running, cancel := context.WithCancel(ctx)
+	l.cancel = cancel
+	for range rotationCallers {
+		l.wait.Go(func() {
+			for running.Err() == nil {
+				if _, err := exchange(ctx, viaMTLS); err != nil {
+					l.failures.Add(1)
+					l.first.CompareAndSwap(nil, &err)
+				}
+				l.calls.Add(1)
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) stop() {
+	l.cancel()
+	l.wait.Wait()
+}
+
+func (l *load) firstError() error {
+	if err := l.first.Load(); err != nil {
+		return fmt.Errorf("the first failure: %w", *err)
+	}
+	return nil
 }
 
 // failed puts an error in the row.

@@ -38,7 +38,7 @@ func newInjectCommand() *cobra.Command {
 	}
 	fs := c.Flags()
 	fs.StringVarP(&file, "filename", "f", "", "the manifests, - for stdin")
-	fs.StringVar(&o.Image, "image", "outrider:"+version(), "the outrider image")
+	fs.StringVar(&o.Image, "image", "outrider:latest", "the outrider image")
 	fs.BoolVar(&o.Native, "native-sidecar", true, "add the sidecar as an init container that stays (Kubernetes 1.29 and later); false: as a container")
 	fs.StringVar(&o.CAAddress, "ca-addr", "istiod.istio-system.svc:15012", "the authority that signs the certificates")
 	fs.StringVar(&o.RootConfigMap, "root-config-map", "istio-ca-root-cert", "the config map, in each pod's namespace, with the authority's root as root-cert.pem")

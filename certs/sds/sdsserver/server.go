@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -86,24 +87,27 @@ func (s *Server) progress() {
 }
 
 // Settled waits until every client that asked for the secret of that name has
-// answered for its current version, with an ACK or a NACK, or ctx ends. It
-// returns at once if no client asked for it.
-func (s *Server) Settled(ctx context.Context, name string) {
+// answered for its current version, with an ACK or a NACK. If ctx ends first,
+// the error names those that have not. It returns at once if no client asked
+// for it.
+func (s *Server) Settled(ctx context.Context, name string) error {
 	for {
 		s.mu.Lock()
 		moved := s.moved
-		waiting := false
+		var waiting []string
 		for st := range s.streams {
-			waiting = waiting || st.owes(name)
+			if st.owes(name) {
+				waiting = append(waiting, strconv.Quote(st.status().Node))
+			}
 		}
 		s.mu.Unlock()
-		if !waiting {
-			return
+		if len(waiting) == 0 {
+			return nil
 		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return
+			return fmt.Errorf("secret %q is not acknowledged by the clients %s: %w", name, strings.Join(waiting, ", "), ctx.Err())
 		}
 	}
 }

@@ -288,7 +288,12 @@ func TestSettledWaitsForEveryClientThatAsked(t *testing.T) {
 	other.ask("", "", "", "default")
 	other.hear()
 	settled := make(chan struct{})
-	go func() { a.server.Settled(t.Context(), "ROOTCA"); close(settled) }()
+	go func() {
+		if err := a.server.Settled(t.Context(), "ROOTCA"); err != nil {
+			t.Error(err)
+		}
+		close(settled)
+	}()
 	quick.ask(last[0].GetNonce(), last[0].GetVersionInfo(), "", "ROOTCA")
 	eventually(t, "one has answered", func() bool {
 		n := 0
