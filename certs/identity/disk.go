@@ -10,43 +10,53 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"outrider/certs"
 )
 
 // Disk keeps the last good certificate with its key and roots in a directory,
-// as Istio's agent does with OUTPUT_CERTS. The directory is 0700, the files
-// 0600: who can read it is the workload.
-type Disk struct{ Dir string }
+// as Istio's agent does with OUTPUT_CERTS. The files are 0600, and the
+// directory is 0700 if it is made: who can read it is the workload.
+type Disk struct {
+	Dir string
+	// ID is whose certificate it must be; zero is anybody's.
+	ID spiffeid.ID
+}
 
-// The files, with Istio's names. The whole is one symbolic link away, so that
-// key and certificate change together: current -> one of two directories.
+// The files, with Istio's names, are links that lead by way of current to one
+// of two directories, so that key, chain and roots change together.
 const (
 	keyFile   = "key.pem"
 	chainFile = "cert-chain.pem"
 	rootsFile = "root-cert.pem"
-	current   = "current"
+
+	current   = ".outrider-current"
+	firstDir  = ".outrider-a"
+	secondDir = ".outrider-b"
 )
 
 // Save keeps i in place of what was kept. After a crash at any point, what was
 // kept before or i is there, whole.
 func (d *Disk) Save(i *Issued) error {
+	files, err := pemFiles(i)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return err
 	}
-	next := "a"
+	next := firstDir
 	if now, err := os.Readlink(filepath.Join(d.Dir, current)); err == nil && now == next {
-		next = "b"
+		next = secondDir
 	}
 	dir := filepath.Join(d.Dir, next)
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	files, err := pemFiles(i)
-	if err != nil {
 		return err
 	}
 	for name, text := range files {
@@ -65,7 +75,7 @@ func (d *Disk) point(dir string) error {
 	if err := relink(dir, filepath.Join(d.Dir, current)); err != nil {
 		return err
 	}
-	for _, name := range []string{keyFile, chainFile, rootsFile} {
+	for _, name := range []string{rootsFile, keyFile, chainFile} {
 		path, target := filepath.Join(d.Dir, name), filepath.Join(current, name)
 		if have, err := os.Readlink(path); err == nil && have == target {
 			continue
@@ -111,49 +121,90 @@ func pemFiles(i *Issued) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var chain, roots bytes.Buffer
-	for _, der := range i.KeyPair.TLS.Certificate {
-		if err := pem.Encode(&chain, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
-			return nil, err
-		}
-	}
+	roots := [][]byte{}
 	for _, c := range i.Roots {
-		if err := pem.Encode(&roots, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
-			return nil, err
-		}
+		roots = append(roots, c.Raw)
 	}
 	return map[string][]byte{
-		keyFile: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), chainFile: chain.Bytes(), rootsFile: roots.Bytes(),
+		keyFile:   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+		chainFile: certificatesPEM(i.KeyPair.TLS.Certificate),
+		rootsFile: certificatesPEM(roots),
 	}, nil
 }
 
+func certificatesPEM(all [][]byte) []byte {
+	var out bytes.Buffer
+	for _, der := range all {
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	}
+	return out.Bytes()
+}
+
 // Load reads what is kept, whatever its time; nil without an error if nothing
-// is. What was put there by another agent is read too.
+// is. What was put there by another agent is read too, if it is whole.
 func (d *Disk) Load() (*Issued, error) {
-	pair, err := d.pair()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	kept, _, err := d.load()
+	return kept, err
+}
+
+// load is Load, and when it was written.
+func (d *Disk) load() (*Issued, time.Time, error) {
+	kept, at, err := d.whole(d.Dir)
+	if err == nil {
+		return kept, at, nil
 	}
-	if err != nil {
-		return nil, err
+	// A crash in the first Save beside another agent's files leaves plain names
+	// of both; behind the link is what is whole.
+	behind, at, behindErr := d.whole(filepath.Join(d.Dir, current))
+	switch {
+	case behindErr == nil:
+		return behind, at, nil
+	case d.empty():
+		return nil, time.Time{}, nil
 	}
-	text, err := os.ReadFile(filepath.Join(d.Dir, rootsFile))
+	return nil, time.Time{}, err
+}
+
+// empty reports whether neither a key nor a certificate is kept.
+func (d *Disk) empty() bool {
+	_, keyErr := os.Lstat(filepath.Join(d.Dir, keyFile))
+	_, chainErr := os.Lstat(filepath.Join(d.Dir, chainFile))
+	return errors.Is(keyErr, fs.ErrNotExist) && errors.Is(chainErr, fs.ErrNotExist)
+}
+
+// whole reads the three files in dir, which must be of one another.
+func (d *Disk) whole(dir string) (*Issued, time.Time, error) {
+	pair, err := readPair(dir)
 	if err != nil {
-		return nil, err
+		return nil, time.Time{}, err
+	}
+	if !d.ID.IsZero() && pair.ID != d.ID {
+		return nil, time.Time{}, fmt.Errorf("%s is the certificate of %q, not of %s", chainFile, pair.ID, d.ID)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, rootsFile))
+	if err != nil {
+		return nil, time.Time{}, err
 	}
 	roots, err := certs.ParseRoots(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", rootsFile, err)
+		return nil, time.Time{}, fmt.Errorf("%s: %w", rootsFile, err)
 	}
-	return &Issued{KeyPair: pair, Roots: roots}, nil
+	if err := VerifyChain(pair, roots); err != nil {
+		return nil, time.Time{}, fmt.Errorf("%s does not lead to %s: %w", chainFile, rootsFile, err)
+	}
+	info, err := os.Stat(filepath.Join(dir, chainFile))
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return &Issued{KeyPair: pair, Roots: roots}, info.ModTime(), nil
 }
 
-func (d *Disk) pair() (*certs.KeyPair, error) {
-	chain, err := os.ReadFile(filepath.Join(d.Dir, chainFile))
+func readPair(dir string) (*certs.KeyPair, error) {
+	chain, err := os.ReadFile(filepath.Join(dir, chainFile))
 	if err != nil {
 		return nil, err
 	}
-	key, err := os.ReadFile(filepath.Join(d.Dir, keyFile))
+	key, err := os.ReadFile(filepath.Join(dir, keyFile))
 	if err != nil {
 		return nil, err
 	}
@@ -161,14 +212,17 @@ func (d *Disk) pair() (*certs.KeyPair, error) {
 }
 
 // Certificate is the kept certificate, to prove who we are to an authority; nil
-// without an error if none is kept.
+// without an error if none is kept. It needs no roots beside it.
 func (d *Disk) Certificate() (*tls.Certificate, error) {
-	pair, err := d.pair()
-	if errors.Is(err, fs.ErrNotExist) {
+	pair, err := readPair(d.Dir)
+	if err == nil {
+		return &pair.TLS, nil
+	}
+	if behind, err := readPair(filepath.Join(d.Dir, current)); err == nil {
+		return &behind.TLS, nil
+	}
+	if d.empty() {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &pair.TLS, nil
+	return nil, err
 }

@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
+// repeat is how often it is said that there is no good certificate.
+const repeat = time.Minute
+
 // TellExpiry says loudly, at once and then once a minute, that the default
 // certificate is not good any more and that no other came, until ctx ends. It
-// is for a source that only waits to be given certificates; an Authority tells
-// by itself.
+// is for a Source to run beside its work.
 func (k *Keeper) TellExpiry(ctx context.Context) {
 	var said time.Time
 	h, err := k.Handle(DefaultName)

@@ -3,10 +3,13 @@ package identity
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"slices"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"outrider/certs"
 )
@@ -16,10 +19,19 @@ type AuthorityOptions struct {
 	Issuer Issuer
 	// Name is the authority's for people: "ca istiod.istio-system.svc:15012".
 	Name string
+	// RootsFile reads roots that are trusted beside those of the authority's
+	// answers, for the same trust domain; nil reads none. It is called every
+	// few seconds: a new root can be there before the authority uses it. An
+	// error leaves what was read before.
+	RootsFile func() ([]*x509.Certificate, error)
 	// RenewAt is the share of a certificate's life, from its arrival here to
 	// its NotAfter, after which it is renewed; 0 is a half. Half of 24 h leaves
-	// 12 h of outage before anything is lost.
+	// 12 h of outage before anything is lost. It is between 0.1 and 0.8.
 	RenewAt float64
+	// Jitter is the share of the time between RenewAt and the last moment for
+	// a renewal (nine tenths of the life) over which renewals are spread; 0 is
+	// a quarter, 1 the whole.
+	Jitter float64
 	// Disk keeps the last good certificate; nil keeps none.
 	Disk *Disk
 	Log  *slog.Logger
@@ -27,36 +39,15 @@ type AuthorityOptions struct {
 	Now func() time.Time
 }
 
-// The times of the rotation.
-const (
-	renewAt = 0.5
-	// spread is the share of the life that is left at RenewAt over which the
-	// renewals of many are spread: all that got theirs in one minute after an
-	// outage come back over hours (Istio's ±1 % of 24 h is 15 minutes).
-	spread = 0.2
-
-	// A retry waits for a random part of a limit that doubles from firstLimit
-	// to lastLimit. While a certificate is still good the limit is at most a
-	// fifth of what is left of it, so that several tries fall into that.
-	firstLimit = 500 * time.Millisecond
-	lastLimit  = time.Minute
-	triesLeft  = 5
-
-	// look is how often the clock is read while waiting: timers stand still
-	// while a machine sleeps, and do not see the clock jump.
-	look = 10 * time.Second
-	// repeat is how often it is said that there is no good certificate.
-	repeat = time.Minute
-	// skewSaid is the difference of clocks that is worth a warning.
-	skewSaid = 30 * time.Second
-)
+// issueTime bounds one call of the Issuer: one that hangs must not stop the
+// rotation.
+const issueTime = 30 * time.Second
 
 // Authority is the Source that asks an authority for certificates.
 type Authority struct{ opts AuthorityOptions }
 
 // NewAuthority makes a Source; it asks nothing yet.
 func NewAuthority(opts AuthorityOptions) *Authority {
-	opts.RenewAt = cmp.Or(opts.RenewAt, renewAt)
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -68,9 +59,17 @@ func NewAuthority(opts AuthorityOptions) *Authority {
 
 // Run gets a certificate at once, and then a new one whenever it is time,
 // until ctx ends. Every failure is tried again, without end; what is served
-// stays.
+// stays. An error says which option can never work.
 func (a *Authority) Run(ctx context.Context, k *Keeper) error {
-	r := &rotation{Authority: a, keeper: k}
+	pace, err := newPace(a.opts.RenewAt, a.opts.Jitter)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() { defer close(told); k.TellExpiry(ctx) }() // also while the issuer is waited for
+	defer func() { cancel(); <-told }()
+	r := &rotation{Authority: a, keeper: k, pace: pace}
 	r.start(ctx)
 	for r.wait(ctx) {
 		if err := r.renew(ctx); err != nil && ctx.Err() == nil {
@@ -84,13 +83,16 @@ func (a *Authority) Run(ctx context.Context, k *Keeper) error {
 type rotation struct {
 	*Authority
 	keeper *Keeper
+	pace   pace
 
-	pair     *certs.KeyPair // what is served; nil for nothing
-	received time.Time      // when it came, with the monotonic clock
-	delay    time.Duration  // how long after received it is renewed
-	due      time.Time      // that, or the next try, by the wall clock
-	limit    time.Duration  // of the next retry; 0 after a success
-	said     time.Time      // when expiry was last said
+	pair  *certs.KeyPair // what is served; nil for nothing
+	life  time.Duration  // of pair, as it was when it came
+	due   alarm          // the next renewal, or the next try
+	limit time.Duration  // of the next wait for a try; 0 after a success
+
+	td      spiffeid.TrustDomain // our own; zero before the first certificate
+	roots   []*x509.Certificate  // what RootsFile said last
+	rootErr string               // why RootsFile could not be read last
 }
 
 // now is the wall clock alone.
@@ -98,45 +100,48 @@ func (r *rotation) now() time.Time { return r.opts.Now().Round(0) }
 
 // start serves what the disk has, if it is still good.
 func (r *rotation) start(ctx context.Context) {
-	r.due = r.now()
+	r.due = newAlarm(r.now(), 0)
 	if r.opts.Disk == nil {
 		return
 	}
-	kept, err := r.opts.Disk.Load()
+	kept, saved, err := r.opts.Disk.load()
+	if err == nil && kept == nil {
+		return
+	}
+	if err == nil {
+		err = ValidAt(kept.KeyPair, r.now())
+	}
+	if err == nil {
+		if now := r.now(); saved.After(now) {
+			saved = now
+		}
+		err = r.take(ctx, kept, saved)
+	}
 	if err != nil {
 		r.opts.Log.Warn("the certificate on disk is passed over", "dir", r.opts.Disk.Dir, "reason", err)
 		return
 	}
-	if kept == nil {
-		return
-	}
-	if err := ValidAt(kept.KeyPair, r.now()); err != nil {
-		r.opts.Log.Warn("the certificate on disk is passed over", "dir", r.opts.Disk.Dir, "reason", err)
-		return
-	}
-	if err := r.take(ctx, kept, kept.KeyPair.TLS.Leaf.NotBefore); err != nil {
-		r.opts.Log.Warn("the certificate on disk is passed over", "dir", r.opts.Disk.Dir, "reason", err)
-		return
-	}
-	r.opts.Log.Info("certificate from disk is served", "spiffe_id", kept.KeyPair.ID.String(), "not_after", kept.KeyPair.TLS.Leaf.NotAfter)
+	r.opts.Log.Info("certificate from disk is served", "spiffe_id", kept.KeyPair.ID.String(), "not_after", kept.KeyPair.TLS.Leaf.NotAfter, "next", r.due.wall)
 }
 
 // renew gets one certificate and serves it.
 func (r *rotation) renew(ctx context.Context) error {
 	r.keeper.Attempt()
-	issued, err := r.opts.Issuer.Issue(ctx)
+	issued, err := r.issue(ctx)
 	if err != nil {
 		return err
 	}
 	r.clock(issued.Clock)
-	if err := ValidAt(issued.KeyPair, r.now()); err != nil {
-		return fmt.Errorf("%w%s", err, issued.Clock.note())
+	// Whether one that is not valid yet is good enough, the issuer knows.
+	now := r.now()
+	if leaf := issued.KeyPair.TLS.Leaf; now.After(leaf.NotAfter) {
+		return fmt.Errorf("%w%s", ValidAt(issued.KeyPair, now), issued.Clock.note())
 	}
-	if err := r.take(ctx, issued, r.now()); err != nil {
+	if err := r.take(ctx, issued, now); err != nil {
 		return err
 	}
 	leaf := issued.KeyPair.TLS.Leaf
-	r.opts.Log.Info("certificate is renewed", "spiffe_id", issued.KeyPair.ID.String(), "serial", leaf.SerialNumber.Text(16), "not_after", leaf.NotAfter, "next", r.due)
+	r.opts.Log.Info("certificate is renewed", "spiffe_id", issued.KeyPair.ID.String(), "serial", leaf.SerialNumber.Text(16), "not_after", leaf.NotAfter, "next", r.due.wall)
 	if r.opts.Disk != nil {
 		if err := r.opts.Disk.Save(issued); err != nil {
 			r.opts.Log.Error("the certificate cannot be kept on disk", "dir", r.opts.Disk.Dir, "reason", err)
@@ -145,39 +150,58 @@ func (r *rotation) renew(ctx context.Context) error {
 	return nil
 }
 
+func (r *rotation) issue(ctx context.Context) (*Issued, error) {
+	late := fmt.Errorf("no answer within %s: %w", issueTime, context.DeadlineExceeded)
+	ctx, cancel := context.WithTimeoutCause(ctx, issueTime, late)
+	defer cancel()
+	issued, err := r.opts.Issuer.Issue(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return issued, err
+}
+
 // take has the keeper trust the roots and then serve the certificate, and
 // plans the next renewal. from is when its life began for us.
 func (r *rotation) take(ctx context.Context, i *Issued, from time.Time) error {
-	if err := r.keeper.Trust(r.opts.Name, Bundle{TrustDomain: i.KeyPair.ID.TrustDomain(), Roots: i.Roots}); err != nil {
+	td := i.KeyPair.ID.TrustDomain()
+	// Roots replace those before: those of an answer that does not hold in
+	// itself must not.
+	if err := VerifyChain(i.KeyPair, slices.Concat(i.Roots, r.keeper.Trusted(td))); err != nil {
+		return fmt.Errorf("certificate of %s: %w", i.KeyPair.ID, err)
+	}
+	r.td = td
+	r.readRoots()
+	if err := r.keeper.Trust(r.opts.Name, Bundle{TrustDomain: td, Roots: i.Roots}); err != nil {
 		return err
 	}
-	received := r.opts.Now()
-	life := i.KeyPair.TLS.Leaf.NotAfter.Sub(from)
-	delay := time.Duration(float64(life) * (r.opts.RenewAt + (1-r.opts.RenewAt)*spread*rand.Float64()))
-	due := from.Add(delay)
-	delay -= received.Round(0).Sub(from)
-	if err := r.keeper.Serve(ctx, r.opts.Name, due, i.KeyPair); err != nil {
+	now, life := r.now(), lifeFrom(i.KeyPair.TLS.Leaf, from)
+	due := newAlarm(now, r.pace.renewal(life)-now.Sub(from))
+	if err := r.keeper.Serve(ctx, r.opts.Name, due.wall, i.KeyPair); err != nil {
 		return err
 	}
-	r.pair, r.received, r.delay, r.due, r.limit, r.said = i.KeyPair, received, delay, due, 0, time.Time{}
+	r.pair, r.life, r.due, r.limit = i.KeyPair, life, due, 0
 	return nil
 }
 
 // failed plans the next try.
 func (r *rotation) failed(err error) {
+	first := r.limit == 0
 	r.limit = min(max(2*r.limit, firstLimit), lastLimit)
-	limit, now := r.limit, r.now()
-	level := slog.LevelWarn
+	now, limit, level := r.now(), r.limit, slog.LevelWarn
 	if r.pair != nil {
-		if left := r.pair.TLS.Leaf.NotAfter.Sub(now); left > 0 {
-			limit = max(min(limit, left/triesLeft), firstLimit)
-		} else {
+		left := r.pair.TLS.Leaf.NotAfter.Sub(now)
+		limit = limitNear(limit, left, r.life)
+		switch {
+		case left < 0:
 			level = slog.LevelError
+		case left >= r.life/4 && !first:
+			level = slog.LevelInfo // there is time
 		}
 	}
-	r.due = now.Add(limit/4 + rand.N(limit*3/4))
-	r.keeper.Fail(err, r.due)
-	r.opts.Log.Log(context.Background(), level, "no new certificate", "reason", err, "next_try", r.due.Sub(now).Round(time.Millisecond), "served", r.served(now))
+	r.due = newAlarm(now, retryWait(limit))
+	r.keeper.Fail(err, r.due.wall)
+	r.opts.Log.Log(context.Background(), level, "no new certificate", "reason", err, "next_try_in", r.due.wall.Sub(now).Round(time.Millisecond), "served", r.served(now))
 }
 
 // served says what goes on meanwhile.
@@ -186,7 +210,7 @@ func (r *rotation) served(now time.Time) string {
 		return "none"
 	}
 	left := r.pair.TLS.Leaf.NotAfter.Sub(now).Round(time.Second)
-	if left <= 0 {
+	if left < 0 {
 		return fmt.Sprintf("expired %s ago", -left)
 	}
 	return fmt.Sprintf("good for another %s", left)
@@ -195,43 +219,43 @@ func (r *rotation) served(now time.Time) string {
 // wait returns true when it is time to renew, false when ctx ended.
 func (r *rotation) wait(ctx context.Context) bool {
 	for {
-		now := r.now()
-		r.sayExpired(now)
-		if !now.Before(r.due) || r.lived(now) {
+		left := r.due.left(r.now())
+		if left <= 0 {
 			return ctx.Err() == nil
 		}
-		sleep := min(r.due.Sub(now), look)
-		if r.pair != nil {
-			if left := r.pair.TLS.Leaf.NotAfter.Sub(now); left > 0 {
-				sleep = min(sleep, left)
-			}
-		}
-		t := time.NewTimer(max(sleep, time.Millisecond))
+		t := time.NewTimer(min(left, look))
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
 			return false
 		}
+		r.readRoots()
 	}
 }
 
-// lived reports whether a certificate that was not tried to be renewed yet has
-// had its time by a clock that does not jump, or has expired by one that did.
-func (r *rotation) lived(now time.Time) bool {
-	if r.pair == nil || r.limit != 0 {
-		return false
-	}
-	return r.opts.Now().Sub(r.received) >= r.delay || now.After(r.pair.TLS.Leaf.NotAfter)
-}
-
-// sayExpired says at once, and then once a minute, that nothing good is served.
-func (r *rotation) sayExpired(now time.Time) {
-	if r.pair == nil || !now.After(r.pair.TLS.Leaf.NotAfter) || now.Sub(r.said).Abs() < repeat {
+// readRoots has the keeper trust what RootsFile says. It waits for the first
+// certificate: that says whose roots they are.
+func (r *rotation) readRoots() {
+	if r.opts.RootsFile == nil || r.td.IsZero() {
 		return
 	}
-	r.said = now
-	r.opts.Log.Error("the certificate has expired: peers refuse it", "reason", r.keeper.Expired())
+	roots, err := r.opts.RootsFile()
+	if err == nil && slices.EqualFunc(roots, r.roots, (*x509.Certificate).Equal) && r.rootErr == "" {
+		return
+	}
+	if err == nil {
+		err = r.keeper.Trust(r.opts.Name+", roots file", Bundle{TrustDomain: r.td, Roots: roots})
+	}
+	if err == nil {
+		r.roots, r.rootErr = roots, ""
+		r.opts.Log.Info("roots file is taken", "authority", r.opts.Name, "roots", len(roots))
+		return
+	}
+	if r.rootErr != err.Error() {
+		r.opts.Log.Warn("roots file is refused, and what it said before stays", "authority", r.opts.Name, "reason", err)
+	}
+	r.rootErr = err.Error()
 }
 
 // clock records the authority's clock, and says if it is far from ours.
@@ -239,48 +263,6 @@ func (r *rotation) clock(c Clock) {
 	before := r.keeper.Clock()
 	r.keeper.SetClock(c)
 	if c.off() && !before.off() {
-		r.opts.Log.Warn("the clocks differ"+c.note(), "authority", r.opts.Name)
+		r.opts.Log.Warn("the clocks differ"+c.note(), "authority", cmp.Or(r.opts.Name, "?"))
 	}
-}
-
-// off reports whether the clocks differ for certain, and by more than matters
-// little.
-func (c Clock) off() bool { return c.From != "" && c.Ahead.Abs() > c.Margin+skewSaid }
-
-// note is what an error about time should say of the authority's clock.
-func (c Clock) note() string {
-	if !c.off() {
-		return ""
-	}
-	side := "ahead of"
-	if c.Ahead < 0 {
-		side = "behind"
-	}
-	return fmt.Sprintf(" (the authority's clock is %s %s ours, by its %s)", c.Ahead.Abs().Round(time.Second), side, c.From)
-}
-
-// ValidAt is nil, or why a pair's leaf is not valid then.
-func ValidAt(p *certs.KeyPair, now time.Time) error {
-	leaf := p.TLS.Leaf
-	switch {
-	case now.After(leaf.NotAfter):
-		return &TimeError{ID: p.ID.String(), Edge: leaf.NotAfter, Now: now, Expired: true}
-	case now.Before(leaf.NotBefore):
-		return &TimeError{ID: p.ID.String(), Edge: leaf.NotBefore, Now: now}
-	}
-	return nil
-}
-
-// TimeError is a certificate of ours that the clock does not accept.
-type TimeError struct {
-	ID        string
-	Edge, Now time.Time // NotAfter if Expired, else NotBefore
-	Expired   bool
-}
-
-func (e *TimeError) Error() string {
-	if e.Expired {
-		return fmt.Sprintf("the certificate of %s expired %s ago, at %s; our clock is %s", e.ID, e.Now.Sub(e.Edge).Round(time.Second), e.Edge.UTC().Format(time.RFC3339), e.Now.UTC().Format(time.RFC3339))
-	}
-	return fmt.Sprintf("the certificate of %s is not valid before %s, in %s; our clock is %s", e.ID, e.Edge.UTC().Format(time.RFC3339), e.Edge.Sub(e.Now).Round(time.Second), e.Now.UTC().Format(time.RFC3339))
 }
