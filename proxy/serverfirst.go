@@ -27,15 +27,22 @@ const (
 	// server is dialled. A client that speaks first does so with the segment
 	// that ends the TCP handshake, or a moment later.
 	defaultServerFirstWait = 50 * time.Millisecond
-	// settleShare is the part of that time for which the greeting of a server
-	// that is known to speak first is held: it is dialled at once, and on the
-	// same host it may answer before the ClientHello of a client that has it on
-	// its way. 10 ms of the default.
-	settleShare = 5
-	// knownTLSWait is how long the greeting is held for a client whose address
-	// has spoken TLS to this server: one whose hello was lost sends it again
-	// after 200 ms at the earliest (RFC 6298 and Linux's TCP_RTO_MIN).
-	knownTLSWait = time.Second
+	// knownShare is the part of that time after which a server is dialled that
+	// is known to speak first: 10 ms of the default. Not at once, for on the
+	// same host its greeting may be faster than the ClientHello of a client that
+	// has it on its way; and servers do not like to be dialled in vain (MySQL:
+	// max_connect_errors).
+	knownShare = 5
+	// knownTLSWait is how long a client may be silent at least whose address has
+	// spoken TLS to the server: one whose hello was lost sends it again after
+	// 200 ms at the earliest (Linux's TCP_RTO_MIN). knownTLSWaits is the same in
+	// waits.
+	knownTLSWait  = 300 * time.Millisecond
+	knownTLSWaits = 4
+	// watchLimit is how long a server has to say something. Those that make
+	// their clients wait (greet delays of mail servers, name lookups) do so for
+	// some seconds.
+	watchLimit = time.Minute
 	// maxWatched bounds the connections that are made ahead at the same time.
 	maxWatched = 1024
 )
@@ -75,7 +82,6 @@ type serverWatch struct {
 	snap *snapshot
 	info *flow.Info
 	ctx  context.Context //nolint:containedctx // of the one connection
-	hold time.Duration   // from the accept on: how long a greeting is held
 
 	running sync.WaitGroup
 	cancel  context.CancelFunc // nil: nothing is watched
@@ -112,14 +118,14 @@ func (w *serverWatch) stop() {
 }
 
 // Patience is how long the client may be silent before the server is dialled.
-func (w *serverWatch) Patience() time.Duration {
-	s := w.l.server.serverFirst
-	switch s.memory.recall(w.info) {
+func (w *serverWatch) Patience() time.Duration { return w.l.server.serverFirst.patience(w.info) }
+
+func (s *serverFirst) patience(info *flow.Info) time.Duration {
+	switch s.memory.recall(info) {
 	case speaksFirst:
-		w.hold = s.wait / settleShare
-		return 0
-	case speaksFirstButTLS:
-		w.hold = max(knownTLSWait, s.wait)
+		return s.wait / knownShare
+	case speaksTLS:
+		return max(knownTLSWait, knownTLSWaits*s.wait)
 	}
 	return s.wait
 }
@@ -180,11 +186,11 @@ func (w *serverWatch) listen(ctx context.Context) (spoke bool) {
 		err = w.ahead.Connect(ctx)
 	}
 	if err == nil {
-		err = w.ahead.FirstByte(ctx)
+		err = w.firstByte(ctx)
 	}
 	switch {
 	case err == nil:
-		return w.held(ctx)
+		return true
 	case ctx.Err() != nil: // the client was first
 		return false
 	}
@@ -194,17 +200,17 @@ func (w *serverWatch) listen(ctx context.Context) (spoke bool) {
 	return false
 }
 
-// held waits until the greeting need not be held any more; false if the client
-// spoke meanwhile.
-func (w *serverWatch) held(ctx context.Context) bool {
-	t := time.NewTimer(time.Until(w.info.Start.Add(w.hold)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
+// errSilent is why a server is not listened to any longer.
+var errSilent = fmt.Errorf("it said nothing for %s", watchLimit)
+
+func (w *serverWatch) firstByte(ctx context.Context) error {
+	limited, cancel := context.WithTimeoutCause(ctx, watchLimit, errSilent)
+	defer cancel()
+	err := w.ahead.FirstByte(limited)
+	if err != nil && limited.Err() != nil {
+		return context.Cause(limited)
 	}
+	return err
 }
 
 // settled notes what the sniff has found, for the next client of that server.
@@ -254,10 +260,6 @@ func (l *liveListener) explainServerFirst(snap *snapshot, info *flow.Info) strin
 	if ahead == nil {
 		return "a silent client is waited for, and no server is dialled: " + reason
 	}
-	s := l.server.serverFirst
-	when := "after " + s.wait.String()
-	if s.memory.recall(info) == speaksFirst {
-		when = "at once, for it is known to speak first"
-	}
-	return fmt.Sprintf("for a silent client cluster %q is dialled %s: if it speaks first, the connection is plaintext", ahead.Cluster(), when)
+	return fmt.Sprintf("for a silent client cluster %q is dialled after %s: if it speaks first, the connection is plaintext",
+		ahead.Cluster(), l.server.serverFirst.patience(info))
 }

@@ -199,7 +199,7 @@ func TestServerThatSpeaksFirstIsServedUnderPermissive(t *testing.T) {
 	}
 }
 
-func TestServerThatIsKnownToSpeakFirstIsDialledAtOnce(t *testing.T) {
+func TestServerThatIsKnownToSpeakFirstIsDialledSooner(t *testing.T) {
 	a := newApp(t, smtpGreeting)
 	r := permissive{app: a.Addr().String()}.serve(t, Options{ServerFirstWait: 2 * time.Second})
 	r.serverFirst.memory.found(&flow.Info{Local: flow.Addr{AddrPort: netip.MustParseAddrPort(r.Listening("l")[0].String())}})
@@ -208,7 +208,7 @@ func TestServerThatIsKnownToSpeakFirstIsDialledAtOnce(t *testing.T) {
 	if took := time.Since(begin); took >= 2*time.Second {
 		t.Errorf("the greeting took %s: the server was waited for", took)
 	}
-	if x, err := r.Explain(Query{Listener: "l", Destination: netip.MustParseAddrPort(r.Listening("l")[0].String())}); err != nil || !strings.Contains(x.Text(), "at once, for it is known to speak first") {
+	if x, err := r.Explain(Query{Listener: "l", Destination: netip.MustParseAddrPort(r.Listening("l")[0].String())}); err != nil || !strings.Contains(x.Text(), "dialled after 400ms") {
 		t.Errorf("explain says %v\n%s", err, x.Text())
 	}
 }
@@ -430,13 +430,12 @@ func TestServerMemoryForgetsAndIsBounded(t *testing.T) {
 			}
 		}
 		a, b := info(3306, "10.0.0.2"), info(3306, "10.0.0.3")
-		m.spokeTLS(a)
 		if got := m.recall(a); got != unknownServer {
 			t.Errorf("before anything is found: %d", got)
 		}
-		m.found(a)
 		m.spokeTLS(b)
-		if m.recall(a) != speaksFirst || m.recall(b) != speaksFirstButTLS {
+		m.found(a)
+		if m.recall(a) != speaksFirst || m.recall(b) != speaksTLS {
 			t.Errorf("got %d and %d", m.recall(a), m.recall(b))
 		}
 		time.Sleep(serverMemoryTTL)
@@ -447,8 +446,14 @@ func TestServerMemoryForgetsAndIsBounded(t *testing.T) {
 			m.found(info(port+1, "10.0.0.2"))
 			time.Sleep(time.Millisecond)
 		}
-		if len(m.servers) != serverMemorySize || m.recall(info(1, "10.0.0.2")) != unknownServer || m.recall(info(2*serverMemorySize, "10.0.0.2")) != speaksFirst {
-			t.Errorf("%d servers are remembered, want the newest %d", len(m.servers), serverMemorySize)
+		kept := 0
+		for port := range 2 * serverMemorySize {
+			if m.recall(info(port+1, "10.0.0.2")) == speaksFirst {
+				kept++
+			}
+		}
+		if kept < serverMemorySize/2 || kept > serverMemorySize || m.recall(info(1, "10.0.0.2")) != unknownServer || m.recall(info(2*serverMemorySize, "10.0.0.2")) != speaksFirst {
+			t.Errorf("%d servers are remembered, want the newest of %d", kept, serverMemorySize)
 		}
 	})
 }

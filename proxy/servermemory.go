@@ -3,7 +3,6 @@ package proxy
 import (
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"outrider/proxy/flow"
@@ -15,27 +14,32 @@ import (
 const (
 	serverMemoryTTL  = 10 * time.Minute
 	serverMemorySize = 1024 // servers
-	clientMemorySize = 4096 // clients that speak TLS to them
+	clientMemorySize = 4096 // clients that speak TLS
 )
 
 // serverMemory is which servers speak first, and which clients speak TLS to
-// those. Its methods may be called by many goroutines.
+// them. Its methods may be called by many goroutines.
 type serverMemory struct {
-	any atomic.Bool // some server is known: for the listeners where none ever is
-
 	mu      sync.Mutex
-	servers map[netip.AddrPort]time.Time // guarded by mu; until when
-	clients map[tlsClient]time.Time      // guarded by mu; until when
+	servers recent[netip.AddrPort] // guarded by mu
+	clients recent[tlsClient]      // guarded by mu
 }
 
-// tlsClient is a client of a server that speaks first.
+// tlsClient is a client of a server.
 type tlsClient struct {
 	server netip.AddrPort
 	client netip.Addr
 }
 
+func clientOf(info *flow.Info) tlsClient {
+	return tlsClient{info.Local.AddrPort, info.Remote.Addr()}
+}
+
 func newServerMemory() *serverMemory {
-	return &serverMemory{servers: map[netip.AddrPort]time.Time{}, clients: map[tlsClient]time.Time{}}
+	return &serverMemory{
+		servers: recent[netip.AddrPort]{size: serverMemorySize},
+		clients: recent[tlsClient]{size: clientMemorySize},
+	}
 }
 
 // recollection is what is known before a client has said anything.
@@ -44,60 +48,59 @@ type recollection int
 const (
 	unknownServer recollection = iota
 	speaksFirst
-	// speaksFirstButTLS: clients from that address have spoken TLS to it.
-	speaksFirstButTLS
+	// speaksTLS: clients from that address have spoken TLS to the server,
+	// whatever that does.
+	speaksTLS
 )
 
 func (m *serverMemory) recall(info *flow.Info) recollection {
-	if !m.any.Load() {
-		return unknownServer
-	}
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case !m.servers[info.Local.AddrPort].After(now):
-		return unknownServer
-	case m.clients[clientOf(info)].After(now):
-		return speaksFirstButTLS
+	case m.clients.has(clientOf(info), now):
+		return speaksTLS
+	case m.servers.has(info.Local.AddrPort, now):
+		return speaksFirst
 	}
-	return speaksFirst
+	return unknownServer
 }
 
 // found notes a server that spoke first.
 func (m *serverMemory) found(info *flow.Info) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	remember(m.servers, info.Local.AddrPort, serverMemorySize)
-	m.any.Store(true)
+	m.servers.add(info.Local.AddrPort, time.Now())
 }
 
-// spokeTLS notes a client that speaks TLS to a server that is known.
+// spokeTLS notes a client that speaks TLS to a server.
 func (m *serverMemory) spokeTLS(info *flow.Info) {
-	if m.recall(info) == unknownServer {
-		return
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	remember(m.clients, clientOf(info), clientMemorySize)
+	m.clients.add(clientOf(info), time.Now())
 }
 
-func clientOf(info *flow.Info) tlsClient {
-	return tlsClient{info.Local.AddrPort, info.Remote.Addr()}
+// recent keeps the keys that were added last, at least half of size and at most
+// size of them, for the TTL. It has two generations: when the younger is full
+// the older is dropped whole.
+type recent[K comparable] struct {
+	size         int
+	young, older map[K]time.Time // when it was added last
 }
 
-// remember keeps key for the TTL. In a full map it takes the place of the one
-// that would be forgotten next.
-func remember[K comparable](in map[K]time.Time, key K, size int) {
-	if _, known := in[key]; !known && len(in) >= size {
-		var oldest K
-		first := true
-		for k, until := range in {
-			if first || until.Before(in[oldest]) {
-				oldest, first = k, false
-			}
+func (r *recent[K]) add(key K, now time.Time) {
+	if r.young == nil || len(r.young) >= r.size/2 {
+		if _, there := r.young[key]; !there {
+			r.older, r.young = r.young, make(map[K]time.Time)
 		}
-		delete(in, oldest)
 	}
-	in[key] = time.Now().Add(serverMemoryTTL)
+	r.young[key] = now
+}
+
+func (r *recent[K]) has(key K, now time.Time) bool {
+	added, there := r.young[key]
+	if !there {
+		added, there = r.older[key]
+	}
+	return there && now.Sub(added) < serverMemoryTTL
 }
