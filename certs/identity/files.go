@@ -2,13 +2,11 @@ package identity
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"os"
-	"slices"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"outrider/certs"
 )
@@ -17,7 +15,12 @@ import (
 // mounted secrets, cert-manager, another agent.
 type FilesOptions struct {
 	Chain, Key, Roots string
-	Log               *slog.Logger
+	// TrustDomain is whose certificate it must be; zero is any. The roots are
+	// for the trust domain of the certificate.
+	TrustDomain spiffeid.TrustDomain
+	Log         *slog.Logger
+	// Now is the wall clock; nil is time.Now.
+	Now func() time.Time
 }
 
 // Files is the Source of an identity in files, read again whenever they change.
@@ -28,42 +31,52 @@ func NewFiles(opts FilesOptions) *Files {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	return &Files{opts}
 }
 
-// Run follows the files until ctx ends. A pair that does not fit, as in the
-// midst of a change, is refused and what is served stays.
+// Run follows the files until ctx ends. What does not fit, as in the midst of a
+// change, or is out of its time is refused: what is served stays, and the files
+// are looked at again at their next change and every minute.
 func (f *Files) Run(ctx context.Context, k *Keeper) error {
-	from, last := "file "+f.opts.Chain, ""
-	changed := func() {
-		content, err := readAll(f.opts.Chain, f.opts.Key, f.opts.Roots)
-		seen := fmt.Sprint(digest(content...), err)
-		if seen == last {
-			return
-		}
-		last = seen
+	ctx, cancel := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() { defer close(told); k.TellExpiry(ctx) }()
+	defer func() { cancel(); <-told }()
+	w := fileWatch{paths: []string{f.opts.Chain, f.opts.Key, f.opts.Roots}}
+	w.take = func(content [][]byte) error {
 		k.Attempt()
-		if err == nil {
-			err = f.take(ctx, k, from, content)
-		}
-		if err != nil && ctx.Err() == nil {
+		return f.take(ctx, k, content)
+	}
+	w.refused = func(err error) {
+		k.Fail(err, time.Time{})
+		if ctx.Err() == nil {
 			f.opts.Log.Error("identity in files is refused, what was before goes on", "reason", err)
-			k.Fail(err, time.Time{})
 		}
 	}
-	return follow(ctx, []string{f.opts.Chain, f.opts.Key, f.opts.Roots}, changed, func(err error) { k.Fail(err, time.Time{}) })
+	w.run(ctx)
+	return nil
 }
 
-func (f *Files) take(ctx context.Context, k *Keeper, from string, content [][]byte) error {
+func (f *Files) take(ctx context.Context, k *Keeper, content [][]byte) error {
 	pair, err := certs.ParseKeyPair(content[0], content[1])
 	if err != nil {
-		return err
+		return fmt.Errorf("%s with %s: %w", f.opts.Chain, f.opts.Key, err)
 	}
 	pair.CertPath = f.opts.Chain
 	roots, err := certs.ParseRoots(content[2])
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.opts.Roots, err)
 	}
+	if err := f.check(pair); err != nil {
+		return fmt.Errorf("%s: %w", f.opts.Chain, err)
+	}
+	if err := VerifyChain(pair, append(k.Trusted(pair.ID.TrustDomain()), roots...)); err != nil {
+		return fmt.Errorf("%s with %s: %w", f.opts.Chain, f.opts.Roots, err)
+	}
+	from := "file " + f.opts.Chain
 	if err := k.Trust(from, Bundle{TrustDomain: pair.ID.TrustDomain(), Roots: roots}); err != nil {
 		return err
 	}
@@ -74,50 +87,13 @@ func (f *Files) take(ctx context.Context, k *Keeper, from string, content [][]by
 	return nil
 }
 
-// follow calls changed for every change beside one of paths, until ctx ends. A
-// directory that cannot be watched is said once each time, and tried again.
-func follow(ctx context.Context, paths []string, changed func(), failed func(error)) error {
-	var dirs []string
-	for _, p := range paths {
-		for _, d := range certs.Dirs(p, "") {
-			if !slices.Contains(dirs, d) {
-				dirs = append(dirs, d)
-			}
-		}
+// check is what must hold before the roots beside a certificate are believed.
+func (f *Files) check(p *certs.KeyPair) error {
+	if p.ID.IsZero() {
+		return fmt.Errorf("certificate %q has no SPIFFE ID", p.TLS.Leaf.Subject)
 	}
-	for {
-		err := certs.Watch(ctx, dirs, changed)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			failed(err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(watchAgain):
-		}
+	if td := f.opts.TrustDomain; !td.IsZero() && p.ID.TrustDomain() != td {
+		return fmt.Errorf("%s is not of trust domain %q", p.ID, td)
 	}
-}
-
-func readAll(paths ...string) ([][]byte, error) {
-	out := make([][]byte, 0, len(paths))
-	for _, p := range paths {
-		text, err := os.ReadFile(p)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, text)
-	}
-	return out, nil
-}
-
-func digest(content ...[]byte) string {
-	sum := sha256.New()
-	for _, c := range content {
-		fmt.Fprintf(sum, "%d\n", len(c))
-		sum.Write(c)
-	}
-	return hex.EncodeToString(sum.Sum(nil)[:8])
+	return ValidAt(p, f.opts.Now().Round(0))
 }

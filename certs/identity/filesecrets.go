@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +21,8 @@ import (
 const (
 	certPrefix = "file-cert:"
 	rootPrefix = "file-root:"
+
+	systemRoots = rootPrefix + "system"
 )
 
 // FileSecretsOptions are those of secrets that are named by their files.
@@ -117,9 +121,9 @@ func systemBundles() []string {
 
 // paths are the files that a name says.
 func (f *FileSecrets) paths(name string) ([]string, error) {
-	if name == rootPrefix+"system" {
+	if name == systemRoots {
 		for _, p := range systemBundles() {
-			if _, err := readAll(p); err == nil {
+			if _, err := os.Stat(p); err == nil {
 				return []string{p}, nil
 			}
 		}
@@ -147,17 +151,17 @@ func (f *FileSecrets) allow(path string) error {
 	if len(f.opts.Allowed) == 0 {
 		return nil
 	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	real, err := realPath(path)
 	if err != nil {
 		return err
 	}
 	inside := func(allowed string) bool {
-		root, err := filepath.EvalSymlinks(allowed)
+		root, err := realPath(allowed)
 		if err != nil {
 			return false
 		}
-		rel, err := filepath.Rel(root, dir)
-		return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+		rel, err := filepath.Rel(root, real)
+		return err == nil && filepath.IsLocal(rel)
 	}
 	if !slices.ContainsFunc(f.opts.Allowed, inside) {
 		return fmt.Errorf("%s is in none of the directories that are allowed, %q", path, f.opts.Allowed)
@@ -165,30 +169,40 @@ func (f *FileSecrets) allow(path string) error {
 	return nil
 }
 
+// realPath is where path leads to. Its last name need not be there yet.
+func realPath(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return real, err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	return filepath.Join(dir, filepath.Base(path)), err
+}
+
 // start follows one secret's files; mu is held.
 func (f *FileSecrets) start(ctx context.Context, h *certs.Handle, paths []string) {
-	last := ""
-	changed := func() {
-		content, err := readAll(paths...)
-		seen := fmt.Sprint(digest(content...), err)
-		if seen == last {
-			return
-		}
-		last = seen
-		h.Attempt()
-		if err != nil {
-			h.Fail(err)
-			return
-		}
-		s, err := fileSecret(h.Ref().Name, paths, content)
-		if err != nil {
-			f.opts.Log.Error("secret in files is refused, what was before goes on", "secret", h.Ref().Name, "reason", err)
-			h.Reject(err)
-			return
-		}
-		h.Publish(s)
+	name := h.Ref().Name
+	w := fileWatch{paths: paths}
+	if name != systemRoots {
+		w.allowed = f.allow // where links lead may have changed
 	}
-	f.running.Go(func() { _ = follow(ctx, paths, changed, h.Fail) }) // it returns nil
+	w.take = func(content [][]byte) error {
+		h.Attempt()
+		s, err := fileSecret(name, paths, content)
+		if err == nil {
+			h.Publish(s)
+		}
+		return err
+	}
+	w.refused = func(err error) {
+		h.Reject(err)
+		f.opts.Log.Error("secret in files is refused, what was before goes on", "secret", name, "reason", err)
+	}
+	f.running.Go(func() { w.run(ctx) })
 }
 
 func fileSecret(name string, paths []string, content [][]byte) (*certs.Secret, error) {

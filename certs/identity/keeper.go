@@ -59,7 +59,7 @@ type Keeper struct {
 	handles   map[string]*certs.Handle // guarded by mu; by name
 	next      time.Time                // guarded by mu; when the source means to renew
 	clock     Clock                    // guarded by mu
-	unsettled bool                     // guarded by mu; roots are newer than the last Serve
+	unsettled bool                     // guarded by mu; there are roots that no Serve has waited for
 }
 
 // NewKeeper makes a Keeper that knows nothing yet.
@@ -156,7 +156,7 @@ func (k *Keeper) Trust(from string, said ...Bundle) error {
 	for _, r := range k.bundles.list() {
 		k.opts.Log.Debug("root is trusted", "trust_domain", r.TrustDomain.Name(), "subject", r.Cert.Subject.String(), "from", r.From, "since", r.Since)
 	}
-	k.publishAll()
+	k.publishRoots()
 	k.warnUntrusted()
 	return nil
 }
@@ -186,8 +186,9 @@ func (k *Keeper) Serve(ctx context.Context, from string, next time.Time, pairs .
 	k.settle(ctx)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.pairs, k.from, k.next, k.unsettled = pairs, from, next, false
-	k.publishAll()
+	k.pairs, k.from, k.next = pairs, from, next
+	k.publishRoots() // our own trust domain may be another one
+	k.publishPairs()
 	for _, h := range k.handles {
 		h.Plan(next)
 	}
@@ -258,18 +259,23 @@ func (k *Keeper) DemandTrustDomains() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.opts.PerTrustDomain = true
-	k.publishAll()
+	k.publishRoots()
 }
 
-// settle waits until the clients have the roots that are trusted now.
+// settle waits until the clients have the roots that are trusted now; not so
+// long that the certificate that is served expires meanwhile.
 func (k *Keeper) settle(ctx context.Context) {
 	k.mu.Lock()
-	wait := k.unsettled && k.opts.Settled != nil && k.pairs != nil
+	wait, limit := k.unsettled && k.opts.Settled != nil && k.pairs != nil, settleTime
+	k.unsettled = false
 	k.mu.Unlock()
 	if !wait {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	if left := k.Pair().TLS.Leaf.NotAfter.Sub(k.opts.Now()); left > 0 {
+		limit = min(limit, left/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for _, name := range []string{RootsName, AllName} {
 		if err := k.opts.Settled(ctx, name); err != nil {
@@ -300,14 +306,18 @@ func (k *Keeper) certificates() []*certs.Handle {
 	defer k.mu.Unlock()
 	out := []*certs.Handle{}
 	for name, h := range k.handles {
-		if name != RootsName && name != AllName && !isDomain(name) {
+		if !isRoots(name) {
 			out = append(out, h)
 		}
 	}
 	return out
 }
 
-func isDomain(name string) bool {
+// isRoots reports whether a name is of roots, not of a certificate.
+func isRoots(name string) bool {
+	if name == RootsName || name == AllName {
+		return true
+	}
 	id, err := spiffeid.FromString(name)
 	return err == nil && id.Path() == ""
 }
@@ -323,16 +333,18 @@ func (k *Keeper) Pair() *certs.KeyPair {
 }
 
 // Expired is nil, or what has become of the default certificate: since when it
-// is not good any more, and why there is none in its place.
+// is not good any more, and why there is none in its place. One that is not
+// valid yet by our clock was believed by its source.
 func (k *Keeper) Expired() error {
 	p := k.Pair()
 	if p == nil {
 		return nil
 	}
-	err := ValidAt(p, k.opts.Now())
-	if err == nil {
+	now := k.opts.Now().Round(0)
+	if !now.After(p.TLS.Leaf.NotAfter) {
 		return nil
 	}
+	err := ValidAt(p, now)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if last, _ := k.handles[DefaultName].LastFailure(); last != nil {
@@ -355,15 +367,25 @@ func (k *Keeper) Clock() Clock {
 	return k.clock
 }
 
-// publishAll brings every handle up to date, the roots first; mu is held.
-func (k *Keeper) publishAll() {
+// publishRoots brings every handle of roots up to date; mu is held.
+func (k *Keeper) publishRoots() {
 	for name, h := range k.handles {
-		if name == RootsName || name == AllName || isDomain(name) {
+		if isRoots(name) {
 			k.publish(name, h)
 		}
 	}
+}
+
+// publishPairs gives every handle of a certificate what is served now, which
+// also says that the failures before are over; mu is held.
+func (k *Keeper) publishPairs() {
 	for name, h := range k.handles {
-		k.publish(name, h)
+		if isRoots(name) {
+			continue
+		}
+		if s := k.secret(name); s != nil {
+			h.Publish(s)
+		}
 	}
 }
 
