@@ -41,6 +41,7 @@ type liveListener struct {
 	dynamic bool // came by LDS
 	stats   *listenerStats
 	limit   *listener.Limit
+	sources sources // that what it has intercepted goes on from
 
 	snap atomic.Pointer[snapshot]
 

@@ -58,7 +58,12 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	if err != nil {
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
-	return l, chain.filters.Serve(chain.ctx, &filter.Conn{Conn: side, Info: info, Ahead: ahead})
+	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead}
+	if snap.intercepts {
+		conn.Connected = func() { l.sources.add(info.UpstreamLocal.AddrPort) }
+		defer func() { l.sources.remove(info.UpstreamLocal.AddrPort) }()
+	}
+	return l, chain.filters.Serve(chain.ctx, conn)
 }
 
 // handOff is the listener that a restored destination belongs to

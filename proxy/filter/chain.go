@@ -82,6 +82,9 @@ type Conn struct {
 	// Ahead is a connection that was made for this one before it began; nil
 	// for none. Who has made it closes it if Serve has not used it.
 	Ahead *Ahead
+	// Connected, if not nil, is called when tcp_proxy has an upstream, which is
+	// in Info then, and before anything goes to it.
+	Connected func()
 
 	// prologue reads what a filter expects before the first application byte;
 	// nil for nothing.

@@ -20,6 +20,9 @@ func (p *tcpProxy) connected(c *Conn, target upstream, up *leg) error {
 		up.close()
 		return err
 	}
+	if c.Connected != nil {
+		c.Connected()
+	}
 	if p.cfg.FlushOnConnected {
 		p.logAccess(c, EventConnected)
 	}
