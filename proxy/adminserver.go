@@ -34,7 +34,7 @@ func (s *Server) openAdmin() error {
 	if s.adminAccess, err = s.adminLogs(); err != nil || s.opts.NoSockets {
 		return err
 	}
-	lns, err := listener.Listen(&config.Listener{Name: "admin", Address: s.boot.Admin.Address})
+	lns, err := listener.Listen(&config.Listener{Name: "admin", Address: s.boot.Admin.Address}, s.opts.Inherited)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,11 @@ func (d *discovery) dial(ctx context.Context, name string) (net.Conn, error) {
 }
 
 func (d *discovery) feeds() certs.Feeds {
-	return certs.Feeds{GRPC: d.sds.Feed, File: d.feedSecret}
+	grpc := d.server.opts.Secrets
+	if grpc == nil {
+		grpc = d.sds.Feed
+	}
+	return certs.Feeds{GRPC: grpc, File: d.feedSecret}
 }
 
 // run follows the files of LDS, CDS and EDS until ctx ends.

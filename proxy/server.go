@@ -62,6 +62,11 @@ type Options struct {
 	// LoopGuard refuses connections to listeners that take redirected ones, if
 	// they were not redirected.
 	LoopGuard bool
+	// Inherited are sockets to serve on that are open already.
+	Inherited *listener.Inherited
+	// Secrets feeds secrets of gRPC sources from within the process, in place
+	// of an SDS stream; nil streams.
+	Secrets certs.Feed
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }

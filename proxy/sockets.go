@@ -16,7 +16,7 @@ func (l *liveListener) bind(snap *snapshot) error {
 	if snap.cfg.NoBind || l.server.opts.NoSockets {
 		return nil
 	}
-	sockets, err := listener.Listen(snap.cfg)
+	sockets, err := listener.Listen(snap.cfg, l.server.opts.Inherited)
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,15 @@ func StatName(a config.Address) string { return strings.ReplaceAll(a.String(), "
 //
 // A socket file is not removed when its listener is closed, since by then it
 // may be another's.
-func Listen(cfg *config.Listener) ([]net.Listener, error) {
+//
+// An address that inherited has a socket of is served from that.
+func Listen(cfg *config.Listener, inherited *Inherited) ([]net.Listener, error) {
 	var out []net.Listener
 	for _, a := range append([]config.Address{cfg.Address}, cfg.Additional...) {
-		ln, err := listenOne(cfg, a)
+		ln, err := inherited.listen(a)
+		if ln == nil && err == nil {
+			ln, err = listenOne(cfg, a)
+		}
 		if err != nil {
 			for _, open := range out {
 				open.Close() //nolint:errcheck // it was never used

@@ -23,7 +23,7 @@ func ip(s string) config.Address { return config.Address{AddrPort: netip.MustPar
 // listen opens cfg's sockets and closes them at the end.
 func listen(t *testing.T, cfg *config.Listener) []net.Listener {
 	t.Helper()
-	all, err := Listen(cfg)
+	all, err := Listen(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,16 +118,16 @@ func TestASocketFileIsTakenOverAndOnlyASocketFile(t *testing.T) {
 
 	plain := filepath.Join(t.TempDir(), "file")
 	os.WriteFile(plain, []byte("precious"), 0o600)
-	_, err := Listen(&config.Listener{Name: "l", Address: config.Address{Pipe: plain}})
+	_, err := Listen(&config.Listener{Name: "l", Address: config.Address{Pipe: plain}}, nil)
 	if b, _ := os.ReadFile(plain); err == nil || !strings.Contains(err.Error(), plain) || string(b) != "precious" {
 		t.Errorf("a file in the way: %v, its content is %q", err, b)
 	}
 	long := filepath.Join(t.TempDir(), strings.Repeat("a", 108))
-	if _, err := Listen(&config.Listener{Address: config.Address{Pipe: long}}); err == nil || !strings.Contains(err.Error(), "107") {
+	if _, err := Listen(&config.Listener{Address: config.Address{Pipe: long}}, nil); err == nil || !strings.Contains(err.Error(), "107") {
 		t.Errorf("a path too long: %v", err)
 	}
 	missing := filepath.Join(t.TempDir(), "no", "s")
-	if _, err := Listen(&config.Listener{Address: config.Address{Pipe: missing}}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Listen(&config.Listener{Address: config.Address{Pipe: missing}}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }
@@ -135,7 +135,7 @@ func TestASocketFileIsTakenOverAndOnlyASocketFile(t *testing.T) {
 func TestAnAddressInUseIsNamedAndNothingStaysOpen(t *testing.T) {
 	taken := listen(t, &config.Listener{Address: ip("127.0.0.1:0")})[0].Addr().String()
 	path := filepath.Join(t.TempDir(), "s")
-	_, err := Listen(&config.Listener{Name: "two", Address: config.Address{Pipe: path}, Additional: []config.Address{ip(taken)}})
+	_, err := Listen(&config.Listener{Name: "two", Address: config.Address{Pipe: path}, Additional: []config.Address{ip(taken)}}, nil)
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), taken) || !strings.Contains(err.Error(), `"two"`) {
 		t.Errorf("got %v, want the listener and the address %s", err, taken)
 	}
@@ -193,7 +193,7 @@ func TestSocketOptionsAreSetInEveryState(t *testing.T) {
 	}
 	for _, state := range []config.SocketState{config.StatePrebind, config.StateBound, config.StateListening} {
 		cfg := &config.Listener{Address: ip("127.0.0.1:0"), SocketOptions: []config.SocketOption{{Level: 12345, Name: 678, Int: 1, State: state}}}
-		if _, err := Listen(cfg); err == nil || !strings.Contains(err.Error(), "socket option 678 of level 12345") {
+		if _, err := Listen(cfg, nil); err == nil || !strings.Contains(err.Error(), "socket option 678 of level 12345") {
 			t.Errorf("an option that does not exist, state %d: %v", state, err)
 		}
 	}
@@ -201,7 +201,7 @@ func TestSocketOptionsAreSetInEveryState(t *testing.T) {
 
 func TestAnAddressThatIsNotHereNeedsFreebind(t *testing.T) {
 	cfg := &config.Listener{Address: ip("192.0.2.1:0")} // RFC 5737: nobody's
-	if _, err := Listen(cfg); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if _, err := Listen(cfg, nil); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("without freebind: %v", err)
 	}
 	cfg.Freebind = true
@@ -215,7 +215,7 @@ func TestATransparentListenerHasTheOptionOrSaysWhyNot(t *testing.T) {
 		address     string
 		level, name int
 	}{{"127.0.0.1:0", unix.SOL_IP, unix.IP_TRANSPARENT}, {"[::1]:0", unix.SOL_IPV6, unix.IPV6_TRANSPARENT}} {
-		all, err := Listen(&config.Listener{Address: ip(c.address), Transparent: true})
+		all, err := Listen(&config.Listener{Address: ip(c.address), Transparent: true}, nil)
 		if err != nil {
 			if !errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), "IP_TRANSPARENT") {
 				t.Errorf("%s: %v", c.address, err)
