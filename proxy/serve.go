@@ -59,7 +59,7 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
 	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead}
-	if snap.intercepts {
+	if snap.intercepts && info.UpstreamSource == nil { // else it goes on from a client's address
 		conn.Connected = func() { l.sources.add(info.UpstreamLocal.AddrPort) }
 		defer func() { l.sources.remove(info.UpstreamLocal.AddrPort) }()
 	}
