@@ -160,8 +160,12 @@ type TCPSocket struct {
 
 // Parse reads the file. Fields that do not exist are mistakes, and every
 // mistake is reported.
-func Parse(text []byte) (*Config, error) {
-	c := &Config{}
+func Parse(text []byte) (*Config, error) { return ParseOver(Config{}, text) }
+
+// ParseOver reads the file over base, whose fields stand where the file says
+// nothing.
+func ParseOver(base Config, text []byte) (*Config, error) {
+	c := &base
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
 	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
