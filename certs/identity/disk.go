@@ -41,62 +41,58 @@ const (
 // Save keeps i in place of what was kept. After a crash at any point, what was
 // kept before or i is there, whole.
 func (d *Disk) Save(i *Issued) error {
-	files, err := pemFiles(i)
+	steps, err := d.steps(i)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
-		return err
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// steps are those of Save: each is made by the file system as a whole, or is
+// about what nothing leads to yet.
+func (d *Disk) steps(i *Issued) ([]func() error, error) {
+	files, err := pemFiles(i)
+	if err != nil {
+		return nil, err
 	}
 	next := firstDir
 	if now, err := os.Readlink(filepath.Join(d.Dir, current)); err == nil && now == next {
 		next = secondDir
 	}
 	dir := filepath.Join(d.Dir, next)
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+	steps := []func() error{
+		func() error { return os.MkdirAll(d.Dir, 0o700) },
+		func() error { return os.RemoveAll(dir) },
+		func() error { return os.Mkdir(dir, 0o700) },
 	}
 	for name, text := range files {
-		if err := writeSynced(filepath.Join(dir, name), text); err != nil {
-			return err
-		}
+		steps = append(steps, func() error { return writeSynced(filepath.Join(dir, name), text) })
 	}
-	if err := syncDir(dir); err != nil {
-		return err
-	}
-	return d.point(next)
-}
-
-// point makes the link lead to dir, and the plain names to what is behind it.
-func (d *Disk) point(dir string) error {
-	if err := relink(dir, filepath.Join(d.Dir, current)); err != nil {
-		return err
-	}
+	steps = append(steps, func() error { return syncDir(dir) })
+	steps = append(steps, d.relink(next, current)...)
 	for _, name := range []string{rootsFile, keyFile, chainFile} {
-		path, target := filepath.Join(d.Dir, name), filepath.Join(current, name)
-		if have, err := os.Readlink(path); err == nil && have == target {
-			continue
-		}
-		if err := relink(target, path); err != nil {
-			return err
-		}
+		steps = append(steps, d.relink(filepath.Join(current, name), name)...)
 	}
-	return syncDir(d.Dir)
+	return append(steps, func() error { return syncDir(d.Dir) }), nil
 }
 
-// relink replaces a link, or a file of another agent, in one step.
-func relink(target, path string) error {
-	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// relink makes name, which may be a file of another agent, a link to target.
+func (d *Disk) relink(target, name string) []func() error {
+	path := filepath.Join(d.Dir, name)
+	if have, err := os.Readlink(path); err == nil && have == target {
+		return nil
 	}
-	if err := os.Symlink(target, fresh); err != nil {
-		return err
+	fresh := filepath.Join(d.Dir, ".outrider-new")
+	return []func() error{
+		func() error { return os.RemoveAll(fresh) },
+		func() error { return os.Symlink(target, fresh) },
+		func() error { return os.Rename(fresh, path) },
 	}
-	return os.Rename(fresh, path)
 }
 
 func writeSynced(path string, text []byte) error {
