@@ -22,6 +22,8 @@ type Handle struct {
 	lastErr  error         // guarded by mu; the last refused update or failed fetch
 	lastFail time.Time     // guarded by mu
 	next     time.Time     // guarded by mu; when the source means to try again
+	history  failures      // guarded by mu
+	source   *Handle       // guarded by mu; where this one's secret comes from, nil for a source of its own
 }
 
 // NewHandle makes the Handle for ref; an inline secret is current at once.
@@ -66,8 +68,20 @@ func (h *Handle) Changed() <-chan struct{} {
 // publication, and when; nil if none.
 func (h *Handle) LastFailure() (error, time.Time) {
 	h.mu.Lock()
+	err, when, source := h.lastErr, h.lastFail, h.source
+	h.mu.Unlock()
+	if err == nil && source != nil {
+		return source.LastFailure()
+	}
+	return err, when
+}
+
+// Follow says that h's secret is taken from source in this process: then its
+// plan, its failures and its counts are what is to be seen of h.
+func (h *Handle) Follow(source *Handle) {
+	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.lastErr, h.lastFail
+	h.source = source
 }
 
 // Plan records when the secret's source means to renew it, or to try again
@@ -82,8 +96,12 @@ func (h *Handle) Plan(next time.Time) {
 // if it waits to be told, as SDS and files do.
 func (h *Handle) Planned() time.Time {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.next
+	next, source := h.next, h.source
+	h.mu.Unlock()
+	if next.IsZero() && source != nil {
+		return source.Planned()
+	}
+	return next
 }
 
 // Publish makes s current. A secret whose Version is the current one's is not
@@ -140,6 +158,20 @@ func (h *Handle) Stats() HandleStats {
 	return h.stats
 }
 
+// SourceStats are the counts of who gets the secret: see Follow.
+func (h *Handle) SourceStats() HandleStats {
+	h.mu.Lock()
+	source := h.source
+	h.mu.Unlock()
+	if source != nil {
+		return source.Stats()
+	}
+	return h.Stats()
+}
+
+// Rotations counts the versions that have replaced another one.
+func (h *Handle) Rotations() uint64 { return max(h.Revision(), 1) - 1 }
+
 // Attempt counts one request or read.
 func (h *Handle) Attempt() {
 	h.mu.Lock()
@@ -153,6 +185,7 @@ func (h *Handle) Reject(err error) {
 	defer h.mu.Unlock()
 	h.stats.Rejected++
 	h.lastErr, h.lastFail = err, time.Now()
+	h.history.add(reasonRejected, err, h.lastFail)
 }
 
 // Fail records that a fetch failed. What is current stays current.
@@ -161,6 +194,7 @@ func (h *Handle) Fail(err error) {
 	defer h.mu.Unlock()
 	h.stats.Failures++
 	h.lastErr, h.lastFail = err, time.Now()
+	h.history.add(FailureReason(err), err, h.lastFail)
 }
 
 // NotReadyError says that a secret has never arrived.

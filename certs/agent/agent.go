@@ -80,12 +80,12 @@ func (a *Agent) Feed(ctx context.Context, h *certs.Handle) {
 		h.Fail(err)
 		return
 	}
+	h.Follow(from)
 	for {
 		changed := from.Changed()
 		if s, err := from.Current(); err == nil {
 			h.Publish(s)
 		}
-		h.Plan(from.Planned())
 		select {
 		case <-changed:
 		case <-ctx.Done():
