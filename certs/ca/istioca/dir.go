@@ -39,8 +39,13 @@ type dir struct {
 // ErrNoState says that a directory holds no authority.
 var ErrNoState = errors.New("there is no authority in it")
 
-// load is the newest state. It reads the file only if that has changed.
-func (d *dir) load() (*State, error) {
+// load is the newest state. It reads the file only if that seems to have
+// changed, by its number, size and time. That can be mistaken where two changes
+// fall into one tick of the file system's clock, so an update reads anew; for
+// issuing, an older state does no harm (see Authority.promise).
+func (d *dir) load() (*State, error) { return d.read(true) }
+
+func (d *dir) read(cached bool) (*State, error) {
 	path := filepath.Join(d.path, stateFile)
 	d.cache.Lock()
 	defer d.cache.Unlock()
@@ -51,7 +56,7 @@ func (d *dir) load() (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	if d.cache.state != nil && sameFile(info, d.cache.info) {
+	if cached && d.cache.state != nil && sameFile(info, d.cache.info) {
 		return d.cache.state, nil
 	}
 	if err := keepPrivate(path, info); err != nil {
@@ -99,7 +104,7 @@ func (d *dir) update(change func(*State) (*State, error)) (*State, error) {
 		return nil, err
 	}
 	defer unlock()
-	old, err := d.load()
+	old, err := d.read(false)
 	if err != nil && !errors.Is(err, ErrNoState) {
 		return nil, err
 	}
@@ -110,7 +115,7 @@ func (d *dir) update(change func(*State) (*State, error)) (*State, error) {
 	if err := d.write(fresh); err != nil {
 		return nil, fmt.Errorf("write state: %w", err)
 	}
-	return d.load()
+	return d.read(false)
 }
 
 // write puts a state in the file's place. What comes back from the disk after

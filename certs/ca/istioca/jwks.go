@@ -156,6 +156,8 @@ type KeyURL struct {
 	bearer string // a file; "" is none
 	log    *slog.Logger
 
+	fetching chan struct{} // has room for the one that fetches, without mu
+
 	mu      sync.Mutex
 	keys    []jose.JSONWebKey // guarded by mu; the last good ones
 	fetched time.Time         // guarded by mu; when those came
@@ -184,31 +186,55 @@ func NewKeyURL(c KeyURLConfig, log *slog.Logger) (*KeyURL, error) {
 	if u.Scheme != "https" && !(u.Scheme == "http" && host != nil && host.IsLoopback()) {
 		return nil, fmt.Errorf("key set %q: it must be https, for who changes it on its way can be anybody", c.URL)
 	}
-	return &KeyURL{url: c.URL, client: c.Client, bearer: c.TokenFile, log: log}, nil
+	return &KeyURL{url: c.URL, client: c.Client, bearer: c.TokenFile, log: log, fetching: make(chan struct{}, 1)}, nil
 }
 
 func (u *KeyURL) find(ctx context.Context, kid string) ([]jose.JSONWebKey, error) {
+	found, due := u.look(kid)
+	switch {
+	case due && len(found) == 0:
+		select {
+		case u.fetching <- struct{}{}: // after the fetch that is under way
+			u.refresh(ctx, kid)
+		case <-ctx.Done():
+		}
+	case due:
+		select {
+		case u.fetching <- struct{}{}:
+			u.refresh(ctx, kid)
+		default:
+		}
+	}
+	found, _ = u.look(kid)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	found := withID(u.keys, kid)
-	now := time.Now()
-	if (len(found) == 0 || now.Sub(u.fetched) >= refreshEvery) && !now.Before(u.next) {
-		u.refresh(ctx)
-		found = withID(u.keys, kid)
-	}
 	if u.keys == nil || time.Since(u.fetched) > staleAfter {
-		return nil, fmt.Errorf("key set %s: there is none from the last %s: %w", u.url, staleAfter, u.lastErr)
+		return nil, fmt.Errorf("key set %s: there is none from the last %s: %w", u.url, staleAfter, errors.Join(u.lastErr, ctx.Err()))
 	}
 	return found, nil
 }
 
-// refresh fetches the set once; mu is held, so that there is one fetch at a
-// time and the others wait for its answer.
-func (u *KeyURL) refresh(ctx context.Context) {
+// look is what there is, and whether it is time for a fetch.
+func (u *KeyURL) look(kid string) (found []jose.JSONWebKey, due bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	found = withID(u.keys, kid)
+	now := time.Now()
+	return found, (len(found) == 0 || now.Sub(u.fetched) >= refreshEvery) && !now.Before(u.next)
+}
+
+// refresh fetches the set if that is still due, and ends fetching.
+func (u *KeyURL) refresh(ctx context.Context, kid string) {
+	defer func() { <-u.fetching }()
+	if _, due := u.look(kid); !due {
+		return
+	}
 	// The caller's going away must not look like the server's failure.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 	defer cancel()
 	keys, err := u.fetch(ctx)
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if u.lastErr = err; err != nil {
 		u.gap = min(max(2*u.gap, minFetchGap), maxFetchGap)
 		u.next = time.Now().Add(u.gap)

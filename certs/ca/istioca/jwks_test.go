@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -159,6 +160,56 @@ func TestKeyURLOutlivesAnOutageOfADay(t *testing.T) {
 		}
 		_, err = keys.find(t.Context(), "1")
 		wantText(t, err, "there is none from the last 24h0m0s")
+	})
+}
+
+// slowServer answers when it is told to.
+type slowServer struct {
+	keyServer
+	slow   bool
+	answer chan struct{}
+}
+
+func (s *slowServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if s.slow {
+		<-s.answer
+	}
+	return s.keyServer.RoundTrip(r)
+}
+
+// A fetch that hangs, perhaps for a made-up key ID, holds up nobody whose key
+// is there.
+func TestSlowKeyURLHoldsUpNobodyWithAKnownKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &slowServer{answer: make(chan struct{})}
+		server.status, server.text = 200, keySet(t, jose.JSONWebKey{Key: &testKey(t).PublicKey, KeyID: "1"})
+		keys, err := NewKeyURL(KeyURLConfig{URL: "https://cluster/jwks", Client: &http.Client{Transport: server}}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keys.find(t.Context(), "1"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(refreshEvery)
+		server.slow = true
+		var unknown sync.WaitGroup
+		for range 3 {
+			unknown.Go(func() {
+				if got, err := keys.find(t.Context(), "2"); err != nil || len(got) != 0 {
+					t.Errorf("the unknown key: got %d, %v", len(got), err)
+				}
+			})
+		}
+		synctest.Wait()
+		before := time.Now()
+		if got, err := keys.find(t.Context(), "1"); err != nil || len(got) != 1 || time.Since(before) != 0 {
+			t.Errorf("the known key: got %d, %v after %s", len(got), err, time.Since(before))
+		}
+		close(server.answer)
+		unknown.Wait()
+		if len(server.requests) != 2 {
+			t.Errorf("got %d requests, want 2: one for all that wait", len(server.requests))
+		}
 	})
 }
 

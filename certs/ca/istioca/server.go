@@ -170,9 +170,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) upkeep(ctx context.Context, ended <-chan error) error {
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
-	var last Plan
+	var told follower
 	for {
-		s.follow(&last)
+		told.follow(s)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -183,24 +183,39 @@ func (s *Server) upkeep(ctx context.Context, ended <-chan error) error {
 	}
 }
 
+// follower is what the log was told of the state, to tell each thing once.
+type follower struct {
+	phase   Phase
+	signer  string
+	ending  string // the signer of whose end the log was told
+	problem string
+}
+
 // follow logs what has changed in the plan, and forgets what a rotation has
 // left.
-func (s *Server) follow(last *Plan) {
+func (f *follower) follow(s *Server) {
 	state, err := s.authority.upkeep()
 	if err != nil {
-		s.log.Error("state cannot be followed", "error", err)
+		if f.problem != err.Error() {
+			s.log.Error("state cannot be followed", "error", err)
+		}
+		f.problem = err.Error()
 		return
 	}
+	f.problem = ""
 	plan := state.Plan(time.Now())
-	if plan.Phase != last.Phase || plan.Signer.ID() != last.Signer.ID() {
+	id, ends := plan.Signer.ID(), plan.Signer.ends()
+	if plan.Phase != f.phase || id != f.signer {
 		log := s.log
 		if !plan.Until.IsZero() {
 			log = log.With("until", plan.Until.UTC())
 		}
-		log.Info("authority's phase", "phase", string(plan.Phase), "signer", plan.Signer.ID(),
-			"signer_not_after", plan.Signer.ends().UTC(), "roots", len(plan.Roots))
+		log.Info("authority's phase", "phase", string(plan.Phase), "signer", id, "signer_not_after", ends.UTC(), "roots", len(plan.Roots))
 	}
-	*last = plan
+	if f.phase, f.signer = plan.Phase, id; f.ending != id && time.Until(ends) < s.maxTTL {
+		s.log.Warn("authority ends soon, certificates are shortened to its end: rotate-root makes another", "signer", id, "not_after", ends.UTC())
+		f.ending = id
+	}
 }
 
 // tlsConfig asks for a client certificate and verifies it at each request:
