@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"encoding/pem"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -153,4 +154,16 @@ func TestInitialFetchTimeoutEndsTheWaitAndNothingElse(t *testing.T) {
 		stop()
 		<-done
 	})
+}
+
+func TestInlineSecretsAreForgottenWithTheirUsers(t *testing.T) {
+	store := certs.NewStore(certs.Feeds{})
+	kept := store.Get(certs.Ref{Inline: &certs.Secret{Version: "kept"}})
+	store.Get(certs.Ref{Inline: &certs.Secret{Version: "left"}})
+	runtime.GC()
+	got := store.Inline()
+	if len(got) != 1 || got[0] != kept {
+		t.Errorf("%d handles, want the one that is in use", len(got))
+	}
+	runtime.KeepAlive(kept)
 }

@@ -264,6 +264,19 @@ func (v *Validation) AllRoots() []*x509.Certificate {
 	return out
 }
 
+// Inline is v as a secret that stands in the configuration.
+func (v *Validation) Inline() *Secret {
+	sum := sha256.New()
+	for _, c := range v.AllRoots() {
+		sum.Write(c.Raw)
+	}
+	from := "inline"
+	if v.RootsPath != "" && v.RootsPath != "<inline>" {
+		from = "file " + v.RootsPath
+	}
+	return &Secret{Version: hex.EncodeToString(sum.Sum(nil)[:8]), From: from, Validation: v}
+}
+
 // life is when a certificate is good.
 type life struct{ from, to time.Time }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
 )
 
 // Feed keeps one handle fed from its source until ctx ends: it publishes what
@@ -25,7 +26,9 @@ type Store struct {
 
 	mu      sync.Mutex
 	handles map[key]*Handle // guarded by mu
-	inline  []*Handle       // guarded by mu; for the admin interface
+	// inline is guarded by mu; for the admin interface, which must not keep
+	// them: an update of a listener or a cluster makes new ones.
+	inline  []weak.Pointer[Handle]
 	run     context.Context //nolint:containedctx // guarded by mu; nil unless Run runs
 	running sync.WaitGroup
 }
@@ -52,7 +55,7 @@ func (s *Store) Get(ref Ref) *Handle {
 	defer s.mu.Unlock()
 	if ref.Inline != nil {
 		h := NewHandle(ref)
-		s.inline = append(s.inline, h)
+		s.inline = append(slices.DeleteFunc(s.inline, gone), weak.Make(h))
 		return h
 	}
 	k := key{name: ref.Name}
@@ -133,9 +136,17 @@ func SortByName(handles []*Handle) []*Handle {
 	return handles
 }
 
-// Inline are the handles of inline secrets.
+// Inline are the handles of inline secrets that somebody has.
 func (s *Store) Inline() []*Handle {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.inline)
+	var out []*Handle
+	for _, p := range s.inline {
+		if h := p.Value(); h != nil {
+			out = append(out, h)
+		}
+	}
+	return out
 }
+
+func gone(p weak.Pointer[Handle]) bool { return p.Value() == nil }

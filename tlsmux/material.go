@@ -18,6 +18,9 @@ type secrets struct {
 	certificates []*certs.Handle
 	validation   *certs.Handle // nil: the static one alone
 	tickets      *certs.Handle // nil: our own keys
+	// static has the roots that the context itself names, to be seen from
+	// outside; nil for none.
+	static *certs.Handle
 }
 
 func (c *CommonConfig) secrets(store *certs.Store) secrets {
@@ -27,6 +30,9 @@ func (c *CommonConfig) secrets(store *certs.Store) secrets {
 	}
 	if c.ValidationRef != nil {
 		s.validation = store.Get(*c.ValidationRef)
+	}
+	if v := c.Validation; v != nil && len(v.AllRoots()) > 0 {
+		s.static = store.Get(certs.Ref{Inline: v.Inline()})
 	}
 	return s
 }

@@ -48,6 +48,8 @@ func (a *handler) shows() []route {
 	}
 	return []route{
 		{path: "/certs", help: "certificates and roots in use", serve: a.certs},
+		{path: "/certs/status", help: "how good each secret is, when it is renewed and what went wrong", serve: CertsStatusHandler(a.allSecrets).ServeHTTP,
+			params: []param{{"format", "json or text"}}},
 		{path: "/clusters", help: "clusters and their hosts", serve: a.clusters, params: []param{
 			{"filter", "a regular expression (RE2) that is searched in the names"}, {"format", "text or json"},
 		}},
