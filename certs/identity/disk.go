@@ -208,17 +208,18 @@ func readPair(dir string) (*certs.KeyPair, error) {
 }
 
 // Certificate is the kept certificate, to prove who we are to an authority; nil
-// without an error if none is kept. It needs no roots beside it.
+// without an error if none is kept. It needs no roots beside it, and may be of
+// another workload: the authority decides.
 func (d *Disk) Certificate() (*tls.Certificate, error) {
-	pair, err := readPair(d.Dir)
-	if err == nil {
-		return &pair.TLS, nil
-	}
-	if behind, err := readPair(filepath.Join(d.Dir, current)); err == nil {
-		return &behind.TLS, nil
+	if kept, _, err := d.load(); err == nil && kept != nil {
+		return &kept.KeyPair.TLS, nil
 	}
 	if d.empty() {
 		return nil, nil
 	}
-	return nil, err
+	pair, err := readPair(d.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &pair.TLS, nil
 }

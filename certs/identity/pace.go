@@ -34,7 +34,8 @@ const (
 	triesLeft = 5
 	// unless that is less than a thousandth of the life, between firstLimit and
 	// nearLimit: a thousand clients whose certificates expire in the same
-	// moment ask 1000 / (5/8 x 5 s) = 320 times a second before it.
+	// moment ask 1000 / (5/8 x 5 s) = 320 times a second before it (24 h), or
+	// 440 (1 h). Those that got theirs by renewals do not expire together.
 	nearShare = 1000
 	nearLimit = 5 * time.Second
 )
