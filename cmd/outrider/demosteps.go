@@ -130,7 +130,7 @@ func rotationUnderLoad(ctx context.Context, m *mesh) outcome {
 	}
 	before, err := m.client.roots(ctx)
 	if err == nil {
-		_, err = m.admin(ctx, "ca", "rotate-root", "--state", m.state(), "--overlap", "1s")
+		_, err = m.admin(ctx, "ca", "rotate-root", "--state", m.state(), "--overlap", "0s")
 	}
 	if err != nil {
 		return o.failed(err)

@@ -81,7 +81,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newRunCommand(), newValidateCommand(), newExplainCommand(), newDemoCommand(), newInjectCommand(), newAgentCommand(), newSidecarCommand(), newWaitCommand(),
+	root.AddCommand(newRunCommand(), newValidateCommand(), newExplainCommand(), newDemoCommand(), newInjectCommand(), newAgentCommand(), newSidecarCommand(), newIptablesCommand(), newWaitCommand(), newCertsCommand(),
 		newCACommand())
 	for _, c := range root.Commands() {
 		if c.Args == nil {

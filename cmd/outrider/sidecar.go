@@ -67,8 +67,10 @@ func newSidecarCommand() *cobra.Command {
 	fs.StringVarP(&f.logLevel, "log-level", "l", "info", "trace, debug, info, warning, error, critical or off")
 	fs.Uint32Var(&f.drainTimeS, "drain-time-s", 45, "how long connections may go on after SIGTERM")
 	fs.Uint32Var(&f.flushMsec, "file-flush-interval-msec", 1000, "how often access log files are written")
-	// A sidecar takes everything of its workload: nothing is refused while it starts.
-	for name, value := range map[string]string{"hold-until-ready-s": "30", "loop-guard": "false"} {
+	// A sidecar takes everything of its workload: nothing is refused while it
+	// starts, and what it does last may be a call. All that it takes was
+	// redirected.
+	for name, value := range map[string]string{"hold-until-ready-s": "30", "loop-guard": "true", "minimum-drain-time-s": "5"} {
 		flag := fs.Lookup(name)
 		flag.DefValue = value
 		_ = flag.Value.Set(value) // a number and a truth value

@@ -79,7 +79,17 @@ func (b *builder) inbound(p Port) *clusterv3.Cluster {
 		c = b.single(inboundName(p.Port), socketAddress(app.Addr().String(), app.Port()))
 	}
 	c.TransportSocket = b.proxyProtocol(p.ProxyProtocol)
+	if p.ProxyProtocol == "v2" {
+		c.Metadata = own("proxy_protocol_peer", true)
+	}
 	return c
+}
+
+// own is metadata for outrider, which Envoy takes and does nothing with.
+func own(key string, value bool) *corev3.Metadata {
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+		"outrider": {Fields: map[string]*structpb.Value{key: structpb.NewBoolValue(value)}},
+	}}
 }
 
 // single is a cluster with one endpoint.

@@ -61,6 +61,10 @@ type Config struct {
 	// AccessLog is the file that gets a line for each connection; "" is none.
 	AccessLog string `yaml:"accessLog"`
 
+	// ServerFirst serves applications that speak first under PERMISSIVE, too
+	// (true; docs/server-first.md).
+	ServerFirst *bool `yaml:"serverFirst"`
+
 	Ports         []Port    `yaml:"ports"`
 	Services      []Service `yaml:"services"`
 	Authorization []Rule    `yaml:"authorization"`
@@ -81,7 +85,8 @@ type Port struct {
 	// called from 127.0.0.6.
 	App string `yaml:"app"`
 	// ProxyProtocol v1 or v2 puts a PROXY header before the bytes to the
-	// application; "" is none.
+	// application; "" is none. v2 has the peer's SPIFFE ID in it
+	// (docs/original-source.md).
 	ProxyProtocol string `yaml:"proxyProtocol"`
 }
 

@@ -51,6 +51,9 @@ func (b *builder) virtualInbound() *listenerv3.Listener {
 	if b.cfg.Interception == "TPROXY" {
 		l.Transparent = wrapperspb.Bool(true)
 	}
+	if b.cfg.ServerFirst != nil && !*b.cfg.ServerFirst {
+		l.Metadata = own("server_first", false)
+	}
 	for _, p := range b.cfg.Ports {
 		l.FilterChains = append(l.FilterChains, b.chains("0.0.0.0_"+strconv.Itoa(int(p.Port)), p.Port, p.MTLS, inboundName(p.Port))...)
 	}
