@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"outrider/certs/agent"
+	"outrider/proxy/admin"
 )
 
 func newAgentCommand() *cobra.Command {
@@ -43,7 +44,7 @@ func newAgentCommand() *cobra.Command {
 	f.register(c)
 	fs := c.Flags()
 	fs.StringVarP(&level, "log-level", "l", "info", "trace, debug, info, warning, error, critical or off")
-	fs.StringVar(&status, "status-address", "127.0.0.1:15020", "where /healthz/ready is served; \"\" serves none")
+	fs.StringVar(&status, "status-address", "127.0.0.1:15020", "where /healthz/ready and /certs/status are served; \"\" serves none")
 	return c
 }
 
@@ -71,6 +72,7 @@ func serveStatus(ctx context.Context, ln net.Listener, a *agent.Agent, log *slog
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 	})
+	mux.Handle("GET /certs/status", admin.CertsStatusHandler(a.Handles))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: statusTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
