@@ -3,47 +3,49 @@ package sdsserver
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"outrider/certs"
 )
 
 // Secret is a secret as Envoy's message, everything inline: certificates in
-// PEM, the key as PKCS #8. Only what an agent hands out is carried over: a key
-// pair, or roots with their revocation lists. Anything else is an error.
+// PEM, the key as PKCS #8. What the message cannot say is an error, and so is a
+// validation context that would accept anyone.
 func Secret(s *certs.Secret) (*tlsv3.Secret, error) {
-	out := &tlsv3.Secret{Name: s.Name}
 	switch {
 	case s.KeyPair != nil:
-		key, err := x509.MarshalPKCS8PrivateKey(s.KeyPair.TLS.PrivateKey)
-		if err != nil {
-			return nil, err
-		}
-		var chain bytes.Buffer
-		for _, der := range s.KeyPair.TLS.Certificate {
-			chain.Write(encode("CERTIFICATE", der))
-		}
-		out.Type = &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
-			CertificateChain: inline(chain.Bytes()), PrivateKey: inline(encode("PRIVATE KEY", key)),
-		}}
+		pair, err := keyPair(s.KeyPair)
+		return &tlsv3.Secret{Name: s.Name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: pair}}, err
 	case s.Validation != nil:
 		v, err := validation(s.Validation)
-		if err != nil {
-			return nil, err
-		}
-		out.Type = &tlsv3.Secret_ValidationContext{ValidationContext: v}
-	default:
-		return nil, errors.New("it is neither a key pair nor roots")
+		return &tlsv3.Secret{Name: s.Name, Type: &tlsv3.Secret_ValidationContext{ValidationContext: v}}, err
 	}
-	return out, nil
+	return nil, errors.New("it is neither a key pair nor a validation context")
+}
+
+func keyPair(p *certs.KeyPair) (*tlsv3.TlsCertificate, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(p.TLS.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("its private key: %w", err)
+	}
+	var chain bytes.Buffer
+	for _, der := range p.TLS.Certificate {
+		chain.Write(encode("CERTIFICATE", der))
+	}
+	return &tlsv3.TlsCertificate{CertificateChain: inline(chain.Bytes()), PrivateKey: inline(encode("PRIVATE KEY", key))}, nil
 }
 
 // spiffeValidator is the extension that verifies each peer with the bundle of
@@ -51,10 +53,19 @@ func Secret(s *certs.Secret) (*tlsv3.Secret, error) {
 const spiffeValidator = "envoy.tls.cert_validator.spiffe"
 
 func validation(v *certs.Validation) (*tlsv3.CertificateValidationContext, error) {
-	if len(v.SANs) > 0 || len(v.SPKIHashes) > 0 || len(v.CertHashes) > 0 || v.AcceptUntrusted || v.AllowExpired || v.MaxVerifyDepth != nil {
-		return nil, errors.New("it demands more than roots, which is the proxy's own matter")
+	if !v.Verifies() {
+		return nil, errors.New("it has nothing to verify a peer with")
 	}
-	out := &tlsv3.CertificateValidationContext{OnlyVerifyLeafCertCrl: v.OnlyLeafCRL}
+	out := &tlsv3.CertificateValidationContext{
+		OnlyVerifyLeafCertCrl:   v.OnlyLeafCRL,
+		AllowExpiredCertificate: v.AllowExpired,
+	}
+	if v.AcceptUntrusted {
+		out.TrustChainVerification = tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
+	}
+	if v.MaxVerifyDepth != nil {
+		out.MaxVerifyDepth = wrapperspb.UInt32(*v.MaxVerifyDepth)
+	}
 	if len(v.CRLs) > 0 {
 		var lists bytes.Buffer
 		for _, l := range v.CRLs {
@@ -62,20 +73,81 @@ func validation(v *certs.Validation) (*tlsv3.CertificateValidationContext, error
 		}
 		out.Crl = inline(lists.Bytes())
 	}
-	if v.TrustDomains == nil {
-		if len(v.Roots) == 0 {
-			return nil, errors.New("it has no roots")
-		}
+	for _, sum := range v.SPKIHashes {
+		out.VerifyCertificateSpki = append(out.VerifyCertificateSpki, base64.StdEncoding.EncodeToString(sum[:]))
+	}
+	for _, sum := range v.CertHashes {
+		out.VerifyCertificateHash = append(out.VerifyCertificateHash, hex.EncodeToString(sum[:]))
+	}
+	for _, san := range v.SANs {
+		out.MatchTypedSubjectAltNames = append(out.MatchTypedSubjectAltNames, sanMatchers(san)...)
+	}
+	if v.TrustDomains != nil {
+		err := trustDomains(v, out)
+		return out, err
+	}
+	if len(v.Roots) > 0 {
 		out.TrustedCa = inline(bundle(v.Roots))
-		return out, nil
+	}
+	return out, nil
+}
+
+// trustDomains adds the SPIFFE validator, as SPIRE does it. Envoy's looks at
+// the SANs and at allow_expired_certificate besides, and at nothing else
+// (spiffe_validator.cc), so that a list of what is revoked would be no more than
+// a promise.
+func trustDomains(v *certs.Validation, out *tlsv3.CertificateValidationContext) error {
+	if len(v.CRLs)+len(v.SPKIHashes)+len(v.CertHashes) > 0 || v.MaxVerifyDepth != nil || v.AcceptUntrusted {
+		return errors.New("it has a revocation list, a hash, a depth or ACCEPT_UNTRUSTED, which Envoy's SPIFFE validator does not look at")
+	}
+	if len(v.TrustDomains) == 0 {
+		return errors.New("it has no trust domain")
 	}
 	cfg := &tlsv3.SPIFFECertValidatorConfig{}
 	for _, td := range slices.SortedFunc(maps.Keys(v.TrustDomains), spiffeid.TrustDomain.Compare) {
-		cfg.TrustDomains = append(cfg.TrustDomains, &tlsv3.SPIFFECertValidatorConfig_TrustDomain{Name: td.Name(), TrustBundle: inline(bundle(v.TrustDomains[td]))})
+		roots := v.TrustDomains[td]
+		if len(roots) == 0 {
+			return fmt.Errorf("trust domain %q has no roots", td)
+		}
+		cfg.TrustDomains = append(cfg.TrustDomains, &tlsv3.SPIFFECertValidatorConfig_TrustDomain{Name: td.Name(), TrustBundle: inline(bundle(roots))})
 	}
 	packed, err := anypb.New(cfg)
 	out.CustomValidatorConfig = &corev3.TypedExtensionConfig{Name: spiffeValidator, TypedConfig: packed}
-	return out, err
+	return err
+}
+
+// sanMatchers is one matcher as typed ones. The untyped kind is tried on every
+// type; Envoy has a field for it, but ignores that beside typed ones.
+func sanMatchers(m certs.SANMatcher) []*tlsv3.SubjectAltNameMatcher {
+	types := []certs.SANType{m.Type}
+	if m.Type == certs.SANAny {
+		types = []certs.SANType{certs.SANEmail, certs.SANDNS, certs.SANURI, certs.SANIP}
+	}
+	var out []*tlsv3.SubjectAltNameMatcher
+	for _, t := range types {
+		out = append(out, &tlsv3.SubjectAltNameMatcher{
+			SanType: tlsv3.SubjectAltNameMatcher_SanType(t), // SANType has Envoy's numbers
+			Matcher: stringMatcher(m.Match),
+		})
+	}
+	return out
+}
+
+func stringMatcher(m certs.StringMatcher) *matcherv3.StringMatcher {
+	out := &matcherv3.StringMatcher{IgnoreCase: m.IgnoreCase}
+	switch m.Kind {
+	case certs.MatchPrefix:
+		out.MatchPattern = &matcherv3.StringMatcher_Prefix{Prefix: m.Pattern}
+	case certs.MatchSuffix:
+		out.MatchPattern = &matcherv3.StringMatcher_Suffix{Suffix: m.Pattern}
+	case certs.MatchContains:
+		out.MatchPattern = &matcherv3.StringMatcher_Contains{Contains: m.Pattern}
+	case certs.MatchRegex:
+		out.MatchPattern = &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: m.Pattern}}
+	default:
+		out.MatchPattern = &matcherv3.StringMatcher_Exact{Exact: m.Pattern}
+	}
+	return out
 }
 
 func bundle(roots []*x509.Certificate) []byte {

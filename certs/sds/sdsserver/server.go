@@ -18,6 +18,7 @@ import (
 
 	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"outrider/certs"
 )
@@ -34,11 +35,13 @@ type Options struct {
 // Server serves the same secrets to every client that reaches its socket.
 type Server struct {
 	secretv3.UnimplementedSecretDiscoveryServiceServer
-	opts Options
+	opts      Options
+	receivers sync.WaitGroup // the goroutines that read requests
 
 	mu      sync.Mutex
 	streams map[*stream]bool // guarded by mu
 	moved   chan struct{}    // guarded by mu; closed at the next answer of a client
+	said    map[string]bool  // guarded by mu; why names are not served, so far as it was logged
 }
 
 // New makes a server; Serve opens it.
@@ -46,22 +49,59 @@ func New(opts Options) *Server {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{opts: opts, streams: map[*stream]bool{}, moved: make(chan struct{})}
+	return &Server{opts: opts, streams: map[*stream]bool{}, moved: make(chan struct{}), said: map[string]bool{}}
 }
 
-// maxRequest bounds one request: a thousand names are well under it.
-const maxRequest = 1 << 20
+// What clients may cost.
+const (
+	// maxRequest bounds one request: a thousand names are well under it.
+	maxRequest = 1 << 20
+	// maxNames bounds the secrets of one stream, and the names that are
+	// remembered as none.
+	maxNames = 1000
+	// minPing is how often a client may ping: gRPC's own limit of 5 minutes
+	// would end the connection of an Envoy that has a connection_keepalive.
+	minPing = time.Second
+)
 
-// Serve answers on ln until ctx ends; then every stream ends.
+// Serve answers on ln until ctx ends; then it ends every stream, closes ln, and
+// returns nil when all of its goroutines have ended. It may be called once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxRequest))
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+	)
 	secretv3.RegisterSecretDiscoveryServiceServer(server, s)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
-	if err := server.Serve(ln); err != nil && ctx.Err() == nil {
+	err := server.Serve(ln)
+	server.Stop()
+	s.receivers.Wait()
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("SDS on %s: %w", ln.Addr(), err)
 	}
 	return nil
+}
+
+// lookup is the handle of a name. That there is none is logged once for each
+// reason, for clients ask again and again.
+func (s *Server) lookup(name, node string) (*certs.Handle, error) {
+	h, err := s.opts.Secret(name)
+	if err == nil {
+		return h, nil
+	}
+	s.mu.Lock()
+	said := s.said[err.Error()]
+	if len(s.said) >= maxNames {
+		clear(s.said)
+	}
+	s.said[err.Error()] = true
+	s.mu.Unlock()
+	if !said {
+		s.opts.Log.Error("secret is not served", "secret", name, "node", node, "reason", err)
+	}
+	return nil, err
 }
 
 // add and remove keep the list of open streams.
@@ -107,17 +147,19 @@ func (s *Server) Settled(ctx context.Context, name string) error {
 		select {
 		case <-moved:
 		case <-ctx.Done():
+			slices.Sort(waiting)
 			return fmt.Errorf("secret %q is not acknowledged by the clients %s: %w", name, strings.Join(waiting, ", "), ctx.Err())
 		}
 	}
 }
 
-// ClientStatus is one open stream.
+// ClientStatus is one open stream: Envoy opens one for each secret.
 type ClientStatus struct {
 	// Node is the node's id as the client says it; "" if it said none.
 	Node string
 	// Delta says that the stream is incremental.
 	Delta bool
+	// Since is when the stream was opened.
 	Since time.Time
 	// Secrets are those that it asked for, in the order of their names.
 	Secrets []SecretStatus
@@ -132,6 +174,8 @@ type SecretStatus struct {
 	// and RefusedAt when it came.
 	Refused   string
 	RefusedAt time.Time
+	// Unsent is why the current version cannot be sent, "" if it can.
+	Unsent string
 }
 
 // Clients are the open streams, by node and age.
