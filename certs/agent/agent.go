@@ -6,7 +6,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 
@@ -29,10 +28,10 @@ type Config struct {
 	// Files serves file-cert: and file-root: names, which it keeps watched.
 	Files identity.FileSecretsOptions
 	// Socket is where SDS is served; "" serves none, for a proxy in this
-	// process. SocketMode is its mode, 0 the server's default.
-	Socket     string
-	SocketMode fs.FileMode
-	Log        *slog.Logger
+	// process. SocketAccess says who may connect.
+	Socket       string
+	SocketAccess sdsserver.Access
+	Log          *slog.Logger
 }
 
 // Agent is one workload's agent.
@@ -57,7 +56,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	if cfg.Socket != "" {
-		if a.socket, err = sdsserver.Listen(cfg.Socket, cfg.SocketMode); err != nil {
+		if a.socket, err = sdsserver.Listen(cfg.Socket, cfg.SocketAccess); err != nil {
 			return nil, fmt.Errorf("agent: %w", err)
 		}
 	}

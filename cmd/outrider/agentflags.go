@@ -19,6 +19,7 @@ import (
 	"outrider/certs/agent"
 	"outrider/certs/csr"
 	"outrider/certs/identity"
+	"outrider/certs/sds/sdsserver"
 	"outrider/certs/workload"
 	"outrider/proxy/sidecar"
 )
@@ -45,8 +46,9 @@ type agentFlags struct {
 	aliases, federation []string
 	perTrustDomain      bool
 
-	socket, socketMode string
-	fileDirs           []string
+	socket, socketMode       string
+	socketOwner, socketGroup string
+	fileDirs                 []string
 }
 
 func (f *agentFlags) register(c *cobra.Command) {
@@ -76,6 +78,8 @@ func (f *agentFlags) register(c *cobra.Command) {
 	fs.BoolVar(&f.perTrustDomain, "per-trust-domain", false, "verify each peer with the roots of its own trust domain, also where only one is known")
 	fs.StringVar(&f.socket, "sds-socket", sidecar.SecretSocket, "where SDS is served; \"\" serves none")
 	fs.StringVar(&f.socketMode, "sds-socket-mode", "0660", "the socket's mode")
+	fs.StringVar(&f.socketOwner, "sds-socket-owner", "", "the socket's owner, a name or a number; \"\" is the agent's own user")
+	fs.StringVar(&f.socketGroup, "sds-socket-group", "", "the socket's group, likewise")
 	fs.StringArrayVar(&f.fileDirs, "file-secrets-dir", nil, "a directory from which file-cert: and file-root: may be served; any, if none is given")
 }
 
@@ -101,7 +105,7 @@ func (f *agentFlags) agent(id spiffeid.ID, idErr error, log *slog.Logger) (*agen
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--sds-socket-mode %q: it is octal", f.socketMode)}
 	}
-	cfg.SocketMode = fs.FileMode(mode)
+	cfg.SocketAccess = sdsserver.Access{Mode: fs.FileMode(mode), Owner: f.socketOwner, Group: f.socketGroup}
 	aliases, aliasErr := f.trustDomainAliases()
 	cfg.Identity = identity.Options{TrustDomain: id.TrustDomain(), Aliases: aliases, PerTrustDomain: f.perTrustDomain}
 	cfg.Source = func(k *identity.Keeper) (identity.Source, error) { return f.identitySource(id, k, log) }

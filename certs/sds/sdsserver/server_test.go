@@ -72,7 +72,7 @@ func start(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "s")
-	ln, err := Listen(path, 0)
+	ln, err := Listen(path, Access{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,7 +461,7 @@ func TestFetchAnswersOnce(t *testing.T) {
 
 func TestTheSocketHasItsModeAndALiveOneIsNotTaken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deep", "socket")
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, Access{Mode: 0o600})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +472,7 @@ func TestTheSocketHasItsModeAndALiveOneIsNotTaken(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
 		t.Errorf("beside the socket: %v, %v", left, err)
 	}
-	if _, err := Listen(path, 0); err == nil || !strings.Contains(err.Error(), "another agent serves there") {
+	if _, err := Listen(path, Access{}); err == nil || !strings.Contains(err.Error(), "another agent serves there") {
 		t.Errorf("a live socket: %v", err)
 	}
 	ln.Close()
@@ -489,14 +489,14 @@ func TestAStaleSocketIsReplacedAndANewerOneIsLeft(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
-	ln, err := Listen(path, 0)
+	ln, err := Listen(path, Access{})
 	if err != nil {
 		t.Fatalf("a stale socket: %v", err)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	newer, err := Listen(path, 0)
+	newer, err := Listen(path, Access{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,10 +512,10 @@ func TestWhatIsNoSocketIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path, 0); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := Listen(path, Access{}); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("%v", err)
 	}
-	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 100)), 0); err == nil || !strings.Contains(err.Error(), "relative") {
+	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 100)), Access{}); err == nil || !strings.Contains(err.Error(), "relative") {
 		t.Errorf("a name that is too long: %v", err)
 	}
 }
