@@ -3,6 +3,7 @@ package iptables
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -63,9 +64,14 @@ func op(not bool) expr.CmpOp {
 	return expr.CmpOpEq
 }
 
-// name compares an interface's name, which the kernel has in 16 bytes.
+// name compares an interface's name, which the kernel has in 16 bytes with
+// zeros at its end; "eth+" compares the beginning alone.
 func (e *exprs) name(key expr.MetaKey, name string) {
-	if name != "" {
+	switch beginning, any := strings.CutSuffix(name, "+"); {
+	case name == "":
+	case any:
+		e.meta(key, false, []byte(beginning))
+	default:
 		e.meta(key, false, append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...))
 	}
 }

@@ -94,7 +94,13 @@ func (r Rule) nft(t Table) string {
 	return strings.Join(append(l, r.Do.nft(t, r.Family)), " ")
 }
 
-func quoted(s string) string { return `"` + s + `"` }
+// quoted is an interface's name; nft's sign for any end is *, not +.
+func quoted(s string) string {
+	if beginning, any := strings.CutSuffix(s, "+"); any {
+		s = beginning + "*"
+	}
+	return `"` + s + `"`
+}
 
 func nftHex(n uint32) string { return fmt.Sprintf("0x%08x", n) }
 

@@ -128,7 +128,7 @@ func loopback6() netip.Prefix { return netip.MustParsePrefix("::1/128") }
 func NewPlan(c Config) *Plan {
 	b := &planner{c: c, chains: map[chainKey]*Chain{}}
 	b.nat()
-	if c.Mode == TProxy && (c.AllInbound || len(c.InboundPorts) > 0) {
+	if b.tproxies() {
 		b.tproxy()
 		b.plan.Routes = &MarkRoutes{Mark: c.TProxyMark, Table: c.TProxyTable}
 	}
@@ -148,6 +148,11 @@ func NewPlan(c Config) *Plan {
 	}
 	return &b.plan
 }
+
+// takesInbound reports whether anything inbound is taken.
+func (c *Config) takesInbound() bool { return c.AllInbound || len(c.InboundPorts) > 0 }
+
+func (b *planner) tproxies() bool { return b.c.Mode == TProxy && b.c.takesInbound() }
 
 type chainKey struct {
 	table Table

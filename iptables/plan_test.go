@@ -46,6 +46,14 @@ func configs() map[string]Config {
 			c.AllOutbound, c.KubeVirtInterfaces = true, []string{"k6t-net0"}
 			c.ExcludeOutboundCIDRs = []netip.Prefix{prefix("10.96.0.0/16")}
 		}),
+		"kube-virt-tproxy": with(func(c *Config) {
+			c.Mode, c.AllInbound, c.KubeVirtInterfaces = TProxy, true, []string{"k6t-net0", "tap+"}
+			c.OutboundCIDRs = []netip.Prefix{prefix("10.0.0.0/8"), prefix("fd00::/8")}
+			c.OutboundPorts, c.ExcludeOutboundPorts = []uint16{9000}, []uint16{5432}
+		}),
+		"mark-alone": with(func(c *Config) {
+			c.AllInbound, c.AllOutbound, c.Mark, c.UIDs, c.GIDs = true, true, 0x539a, nil, nil
+		}),
 		"dns": with(func(c *Config) {
 			c.AllOutbound, c.DNS = true, true
 			c.DNSServers = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::a")}

@@ -12,7 +12,7 @@ func (b *planner) nat() {
 	b.add(NAT, redirect, Rule{Match: Match{Proto: "tcp"}, Do: Action{Verb: RedirectTo, Port: c.OutboundPort}})
 	b.add(NAT, inRedirect, Rule{Match: Match{Proto: "tcp"}, Do: Action{Verb: RedirectTo, Port: c.InboundPort}})
 	b.interfaces(ret, outward)
-	if c.Mode == Redirect && (c.AllInbound || len(c.InboundPorts) > 0) {
+	if c.Mode == Redirect && c.takesInbound() {
 		b.inboundPorts(inward)
 		b.add(NAT, Prerouting, Rule{Match: Match{Proto: "tcp"}, Do: Action{Verb: Jump, Chain: inbound}})
 	}
@@ -24,6 +24,10 @@ func (b *planner) nat() {
 	}
 	b.add(NAT, output, both(Match{Out: "lo"}, ret,
 		func(m *Match) { m.Src = source4() }, func(m *Match) { m.Src = source6() })...)
+	if b.tproxies() {
+		// What the proxy sends to the application as the caller carries the mark.
+		b.add(NAT, output, Rule{Match: Match{Out: "lo", Proto: "tcp", Mark: c.TProxyMark}, Do: ret})
+	}
 	b.owners(ret, inward)
 	b.groups(ret)
 	if c.DNS {
@@ -52,21 +56,34 @@ func (b *planner) interfaces(ret, outward Action) {
 		b.add(NAT, Output, Rule{Match: Match{Out: i}, Do: ret})
 	}
 	for _, i := range b.c.KubeVirtInterfaces {
-		for _, p := range b.c.ExcludeOutboundCIDRs {
-			r := to(p, ret)
-			r.Match.In = i
-			b.add(NAT, Prerouting, r)
-		}
-		if b.c.AllOutbound {
-			b.add(NAT, Prerouting, Rule{Match: Match{In: i}, Do: outward})
-		}
-		for _, p := range b.c.OutboundCIDRs {
-			r := to(p, outward)
-			r.Match.In = i
-			b.add(NAT, Prerouting, r)
-		}
-		b.add(NAT, Prerouting, Rule{Match: Match{In: i}, Do: ret})
+		b.virtual(i, ret, outward)
 	}
+}
+
+// virtual takes what comes from one interface as outbound, in the order of the
+// output chain.
+func (b *planner) virtual(name string, ret, outward Action) {
+	c := b.c
+	add := func(r Rule) {
+		r.Match.In = name
+		b.add(NAT, Prerouting, r)
+	}
+	for _, p := range c.ExcludeOutboundPorts {
+		add(Rule{Match: Match{Proto: "tcp", DPort: p}, Do: ret})
+	}
+	for _, p := range c.ExcludeOutboundCIDRs {
+		add(to(p, ret))
+	}
+	for _, p := range c.OutboundPorts {
+		add(Rule{Match: Match{Proto: "tcp", DPort: p}, Do: outward})
+	}
+	for _, p := range c.OutboundCIDRs {
+		add(to(p, outward))
+	}
+	if c.AllOutbound {
+		add(Rule{Do: outward})
+	}
+	add(Rule{Do: ret})
 }
 
 // inboundPorts are those that come in.
@@ -98,34 +115,45 @@ func (c *Config) loops() bool {
 func (b *planner) owners(ret, inward Action) {
 	four, six := notLoopback(b.c)
 	for _, owner := range b.proxies() {
-		own, others := Match{}, Match{}
-		owner(&own, &others)
-		self := own
+		self := owner.own
 		self.Out, self.Proto, self.NotDPorts = "lo", "tcp", b.notTunnel()
 		b.add(NAT, output, both(self, inward, four, six)...)
-		if !b.c.loops() {
+		if others := owner.others; others != nil && !b.c.loops() {
 			others.Out = "lo"
 			if b.c.DNS {
 				others.Proto, others.NotDPorts = "tcp", []uint16{53}
 			}
-			b.add(NAT, output, Rule{Match: others, Do: ret})
+			b.add(NAT, output, Rule{Match: *others, Do: ret})
 		}
-		b.add(NAT, output, Rule{Match: own, Do: ret})
+		b.add(NAT, output, Rule{Match: owner.own, Do: ret})
 	}
 }
 
-// proxies are the ways to tell the proxy's traffic; each fills in what is the
-// proxy's and what is not.
-func (b *planner) proxies() []func(own, others *Match) {
-	var out []func(own, others *Match)
-	for _, uid := range b.c.UIDs {
-		out = append(out, func(own, others *Match) { own.UID, others.NotUID = &uid, &uid })
+// owner is one way to tell the proxy's traffic.
+type owner struct {
+	own Match
+	// others matches what is not the proxy's; nil where further owners decide.
+	others *Match
+}
+
+// proxies are the ways to tell the proxy's traffic. The mark comes first and
+// leaves what has none to the users and groups: a proxy that has a mark may run
+// as any user.
+func (b *planner) proxies() []owner {
+	c := b.c
+	var out []owner
+	if c.Mark != 0 {
+		o := owner{own: Match{Mark: c.Mark}}
+		if len(c.UIDs)+len(c.GIDs) == 0 {
+			o.others = &Match{NotMark: c.Mark}
+		}
+		out = append(out, o)
 	}
-	for _, gid := range b.c.GIDs {
-		out = append(out, func(own, others *Match) { own.GID, others.NotGIDs = &gid, []uint32{gid} })
+	for _, uid := range c.UIDs {
+		out = append(out, owner{Match{UID: &uid}, &Match{NotUID: &uid}})
 	}
-	if b.c.Mark != 0 {
-		out = append(out, func(own, others *Match) { own.Mark, others.NotMark = b.c.Mark, b.c.Mark })
+	for _, gid := range c.GIDs {
+		out = append(out, owner{Match{GID: &gid}, &Match{NotGIDs: []uint32{gid}}})
 	}
 	return out
 }

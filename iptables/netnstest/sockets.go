@@ -1,16 +1,18 @@
 package netnstest
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,6 +64,8 @@ type Dial struct {
 	Mark uint32
 	// Local is the address it is made from; "" leaves it to the kernel.
 	Local string
+	// Transparent lets Local be an address that is not the host's.
+	Transparent bool
 	// UDP makes a UDP socket.
 	UDP bool
 }
@@ -84,17 +88,66 @@ func (h *Host) Connect(d Dial, address string) (net.Conn, error) {
 			dialer.LocalAddr = &net.UDPAddr{IP: ip.AsSlice()}
 		}
 	}
-	if d.Mark != 0 {
-		dialer.Control = control(func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(d.Mark))
-		})
-	}
+	dialer.Control = control(d.options)
 	var c net.Conn
 	err := h.DoAs(d.User, func() (err error) {
 		c, err = dialer.DialContext(context.Background(), network, address)
 		return err
 	})
 	return c, err
+}
+
+func (d Dial) options(fd int) error {
+	var errs []error
+	if d.Mark != 0 {
+		errs = append(errs, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(d.Mark)))
+	}
+	if d.Transparent {
+		errs = append(errs, setTransparent(fd))
+	}
+	return errors.Join(errs...)
+}
+
+// Ask sends a line by UDP, or makes a connection, and returns what is answered,
+// without its end of line. No answer within patience is an error.
+func (h *Host) Ask(d Dial, address string) (string, error) {
+	c, err := h.Connect(d, address)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	if d.UDP {
+		if _, err := fmt.Fprintln(c, "?"); err != nil {
+			return "", err
+		}
+	}
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSuffix(answer, "\n"), err
+}
+
+// Answer answers each packet of p with a line, until p is closed. The test
+// waits for it to end.
+func Answer(t testing.TB, p net.PacketConn, line string) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 1<<16)
+		for {
+			_, from, err := p.ReadFrom(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				p.WriteTo([]byte(line+"\n"), from)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		p.Close()
+		wg.Wait()
+	})
 }
 
 // Banner answers each connection of l with a line, and closes it, until l is
@@ -143,33 +196,21 @@ func OriginalDestination(c *net.TCPConn) (netip.AddrPort, error) {
 const soOriginalDst = 80
 
 func originalDestination(fd int, four bool) (netip.AddrPort, error) {
+	// x/sys has no getsockopt for socket addresses; these are of the same bytes.
 	if four {
-		var sa unix.RawSockaddrInet4
-		if err := getsockopt(fd, unix.SOL_IP, unsafe.Pointer(&sa), unsafe.Sizeof(sa)); err != nil {
-			return netip.AddrPort{}, err
+		raw, err := unix.GetsockoptIPv6Mreq(fd, unix.SOL_IP, soOriginalDst)
+		if err != nil {
+			return netip.AddrPort{}, fmt.Errorf("SO_ORIGINAL_DST: %w", err)
 		}
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), bigEndian(sa.Port)), nil
+		b := raw.Multiaddr // family, port, address
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])), nil
 	}
-	var sa unix.RawSockaddrInet6
-	if err := getsockopt(fd, unix.SOL_IPV6, unsafe.Pointer(&sa), unsafe.Sizeof(sa)); err != nil {
-		return netip.AddrPort{}, err
+	raw, err := unix.GetsockoptIPv6MTUInfo(fd, unix.SOL_IPV6, soOriginalDst)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("IP6T_SO_ORIGINAL_DST: %w", err)
 	}
-	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), bigEndian(sa.Port)), nil
-}
-
-func getsockopt(fd, level int, value unsafe.Pointer, size uintptr) error {
-	length := uint32(size)
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), soOriginalDst, uintptr(value), uintptr(unsafe.Pointer(&length)), 0)
-	if errno != 0 {
-		return fmt.Errorf("SO_ORIGINAL_DST: %w", errno)
-	}
-	return nil
-}
-
-// bigEndian is a port as the kernel left it in memory.
-func bigEndian(port uint16) uint16 {
-	b := (*[2]byte)(unsafe.Pointer(&port))
-	return uint16(b[0])<<8 | uint16(b[1])
+	port := binary.NativeEndian.AppendUint16(nil, raw.Addr.Port)
+	return netip.AddrPortFrom(netip.AddrFrom16(raw.Addr.Addr), binary.BigEndian.Uint16(port)), nil
 }
 
 // setTransparent lets a socket be bound to, and take, addresses that are not the
