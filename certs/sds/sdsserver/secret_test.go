@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -149,6 +150,18 @@ func TestAMatcherOfAnyTypeIsOneOfEach(t *testing.T) {
 	}
 	if want := []certs.SANType{certs.SANEmail, certs.SANDNS, certs.SANURI, certs.SANIP}; !cmp.Equal(types, want) {
 		t.Errorf("types %v, want %v", types, want)
+	}
+}
+
+// Envoy refuses an answer with another name than it asked for.
+func TestASecretGoesOutUnderTheNameThatWasAskedFor(t *testing.T) {
+	packed, err := pack("asked", &certs.Secret{Name: "own", KeyPair: pairBelow(t, authority(t, "root"), false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &tlsv3.Secret{}
+	if err := packed.UnmarshalTo(m); err != nil || m.GetName() != "asked" {
+		t.Errorf("name %q, %v", m.GetName(), err)
 	}
 }
 

@@ -43,6 +43,7 @@ func TestEachChangeIsSentOnceAndStaleAnswersAreNotHeard(t *testing.T) {
 	}
 	s.ask(first.GetNonce(), first.GetVersionInfo(), "", "ROOTCA") // stale: it must not unsubscribe default
 	s.ask(second.GetNonce(), second.GetVersionInfo(), "", "default", "ROOTCA")
+	eventually(t, "the second answer is acknowledged", func() bool { return a.secret("default").Acked == second.GetVersionInfo() })
 	a.serve(a.root)
 	third := s.hear()
 	if names(t, third) != "default" || third.GetNonce() == second.GetNonce() || third.GetVersionInfo() == second.GetVersionInfo() {
