@@ -25,10 +25,28 @@ fuzz: ## each fuzz target for FUZZTIME (default 10m)
 bench: ## the parts, each beside its baseline
 	$(GO) test -run '^$$' -bench . -benchmem ./bench/
 
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+ARCHS ?= amd64 arm64
+TOOL := $(GO) tool -modfile=deploy/tools/go.mod
+
+# Static binaries for other machines: dist/ARCH/outrider.
+dist/%/outrider: FORCE
+	GOOS=linux GOARCH=$* $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/outrider
+
+image: $(ARCHS:%=dist/%/outrider) ## the image FROM scratch, dist/outrider-image.tar (OCI), and into a docker daemon if there is one
+	$(GO) run -C deploy/tools ./image -o $(CURDIR)/dist/outrider-image.tar -tag outrider:$(VERSION) -version $(VERSION) $(foreach a,$(ARCHS),linux/$(a)=$(CURDIR)/dist/$(a)/outrider)
+	@if docker info >/dev/null 2>&1; then docker load -i dist/outrider-image.tar; else echo "no docker daemon: load dist/outrider-image.tar yourself (podman load, ctr images import, skopeo copy oci-archive:...)"; fi
+
+deb: $(ARCHS:%=deb-%) ## the Debian packages, dist/outrider_VERSION_ARCH.deb
+
+deb-%: dist/%/outrider
+	DEB_ARCH=$* VERSION=$(patsubst v%,%,$(VERSION)) BINARY=$< $(TOOL) nfpm package -f deploy/vm/nfpm.yaml -p deb -t dist/
+
 generate: ## docs/envoy-compat.md and golden files
 	$(GO) test ./proxy/config/decode -run TestCompatDoc -update
 
 clean: ## what was built
-	rm -rf bin .cache
+	rm -rf bin dist .cache
 
-.PHONY: help build demo test race fuzz bench generate clean
+FORCE:
+.PHONY: help build demo test race fuzz bench image deb generate clean FORCE

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"outrider/certs"
 	"outrider/certs/agent"
 	"outrider/proxy"
+	"outrider/proxy/admin"
 	"outrider/proxy/config/decode"
 	"outrider/proxy/listener"
 	"outrider/proxy/sidecar"
@@ -337,6 +339,7 @@ func (s *running) status(ctx context.Context) error {
 	st := &sidecar.Status{
 		Config: s.now.Load, Ready: s.ready, Metrics: s.server.WritePrometheus, Log: s.log,
 		Quit: s.quit, Drain: s.server.DrainInbound,
+		More: map[string]http.Handler{"GET /certs/status": admin.CertsStatusHandler(s.agent.Handles)},
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return st.Serve(ctx, s.pages[0]) })

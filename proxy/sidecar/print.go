@@ -26,5 +26,6 @@ func YAML(m proto.Message) ([]byte, error) {
 	if err := e.Encode(tree); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), e.Close()
+	err = e.Close() // it may write the end
+	return out.Bytes(), err
 }
