@@ -139,7 +139,7 @@ func (r *running) wait(what string, ok func() bool) {
 		select {
 		case <-ctx.Done():
 			text, _ := os.ReadFile(filepath.Join(r.dir, "access.log"))
-			r.t.Fatalf("%s: no %s within %s\naccess log:\n%s\nlog:\n%s", r.kind, what, patience, text, tail(r.log.String(), 40))
+			r.t.Fatalf("%s: no %s within %s\naccess log:\n%s\nlog:\n%s", r.kind, what, patience, tail(string(text), 40), tail(r.log.String(), 40))
 		case <-tick.C:
 		}
 	}
