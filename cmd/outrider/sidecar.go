@@ -239,6 +239,7 @@ func (s *running) serve(ctx context.Context) error {
 	group.Go(func() error { return s.status(rest) })
 	group.Go(func() error { return s.watch(rest) })
 	group.Go(func() error { s.notify(rest); return nil })
+	group.Go(func() error { sidecar.WatchSameUser(rest, s.log); return nil })
 	group.Go(func() error { // without the agent or the status pages it is no sidecar
 		<-rest.Done()
 		quit()
