@@ -2,6 +2,7 @@ package sdsserver
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
@@ -46,6 +47,20 @@ func keyPair(p *certs.KeyPair) (*tlsv3.TlsCertificate, error) {
 		chain.Write(encode("CERTIFICATE", der))
 	}
 	return &tlsv3.TlsCertificate{CertificateChain: inline(chain.Bytes()), PrivateKey: inline(encode("PRIVATE KEY", key))}, nil
+}
+
+// doubt is what a client may not refuse, though it cannot use it; "" is nothing.
+// Envoy 1.40 acknowledges an Ed25519 key, and then every handshake fails: BoringSSL
+// offers no such signature unless it is told to. outrider can use one, with
+// peers that can.
+func doubt(s *certs.Secret) string {
+	if s.KeyPair == nil || s.KeyPair.TLS.Leaf == nil {
+		return ""
+	}
+	if _, odd := s.KeyPair.TLS.Leaf.PublicKey.(ed25519.PublicKey); odd {
+		return "its key is Ed25519: Envoy takes it without a word, and can then shake hands with nobody"
+	}
+	return ""
 }
 
 // spiffeValidator is the extension that verifies each peer with the bundle of

@@ -198,6 +198,9 @@ func (st *stream) due() ([]resource, string) {
 			sub.unsent, sub.unfit, unfit = s.Version, err.Error(), true
 			continue
 		}
+		if d := doubt(s); d != "" {
+			st.server.opts.Log.Warn("secret may be of no use to the client", "secret", name, "version", s.Version, "node", st.node, "reason", d)
+		}
 		sub.unsent, sub.unfit, sub.sent = "", "", s.Version
 		sub.pending = append(sub.pending, delivery{st.nonces + 1, s.Version})
 		if len(sub.pending) > maxPending {
