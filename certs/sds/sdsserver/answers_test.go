@@ -1,6 +1,7 @@
 package sdsserver
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 
+	"outrider/certs"
 	"outrider/certs/ca"
 )
 
@@ -81,6 +83,31 @@ func TestSettledWaitsForEveryClientThatAsked(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("not settled after both have answered")
 	}
+}
+
+func TestAClientThatNeverAnswersCostsNoMoreAndMoreMemory(t *testing.T) {
+	a := start(t)
+	a.trust(a.root)
+	pair := a.serve(a.root)
+	s := a.sotw()
+	a.publish(&certs.Secret{Name: "many", Version: "first", KeyPair: pair})
+	s.ask("", "", "", "many")
+	last := s.hear()
+	for n := range 3 * maxPending {
+		a.publish(&certs.Secret{Name: "many", Version: strconv.Itoa(n), KeyPair: pair})
+		last = s.hear()
+	}
+	a.server.mu.Lock()
+	for st := range a.server.streams {
+		st.mu.Lock()
+		if n := len(st.wanted["many"].pending); n != maxPending {
+			t.Errorf("%d answers are remembered, want %d", n, maxPending)
+		}
+		st.mu.Unlock()
+	}
+	a.server.mu.Unlock()
+	s.ask(last.GetNonce(), last.GetVersionInfo(), "", "many")
+	eventually(t, "it has answered", func() bool { return a.secret("many").Acked == last.GetVersionInfo() })
 }
 
 func TestANewRootIsWithTheClientsBeforeItsFirstCertificate(t *testing.T) {

@@ -3,11 +3,14 @@ package sdsserver
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"outrider/certs"
@@ -102,4 +105,43 @@ func TestOurOwnClientComesBackAfterTheServerDid(t *testing.T) {
 	}
 	next := a.serve(a.root)
 	eventually(t, "the next certificate", func() bool { s, err := h.Current(); return err == nil && s.KeyPair.TLS.Leaf.Equal(next.TLS.Leaf) })
+}
+
+// Envoy pings where its cluster has a connection_keepalive; gRPC ends the
+// connection of who does so more often than each 5 minutes, unless told.
+func TestAClientMayPing(t *testing.T) {
+	a := start(t)
+	c, err := net.Dial("unix", a.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	f := http2.NewFramer(c, c)
+	if err := f.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(minPing + minPing/5)
+	defer tick.Stop()
+	for n := byte(0); n < 6; n++ { // two would be forgiven
+		<-tick.C
+		if err := f.WritePing(false, [8]byte{n}); err != nil {
+			t.Fatal(err)
+		}
+		for answered := false; !answered; {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				t.Fatalf("ping %d: %v", n, err)
+			}
+			switch frame := frame.(type) {
+			case *http2.GoAwayFrame:
+				t.Fatalf("ping %d: the server ends the connection: %s", n, frame.DebugData())
+			case *http2.PingFrame:
+				answered = frame.IsAck()
+			}
+		}
+	}
 }

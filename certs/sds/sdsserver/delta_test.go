@@ -3,9 +3,11 @@ package sdsserver
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -57,6 +59,29 @@ func TestDeltaClientsAreSentWhatTheyAskForAgain(t *testing.T) {
 	if _, got := d.hear(); got["ROOTCA"] == "" {
 		t.Errorf("asked for after it was given up: %v", got)
 	}
+}
+
+func TestARefusalOfWhatWasAskedForAgainIsLoggedOnce(t *testing.T) {
+	a := start(t)
+	a.trust(a.root)
+	a.serve(a.root)
+	d := a.delta()
+	r := &discoveryv3.DeltaDiscoveryRequest{ResourceNamesSubscribe: []string{"default"}}
+	for range 3 {
+		d.ask(r)
+		answer, _ := d.hear()
+		r = &discoveryv3.DeltaDiscoveryRequest{ResponseNonce: answer.GetNonce(), ErrorDetail: &statuspb.Status{Code: 3, Message: "no such curve"}, ResourceNamesSubscribe: []string{"default"}}
+	}
+	d.ask(r)
+	last, _ := d.hear()
+	if n := strings.Count(a.log.String(), "no such curve"); n != 1 {
+		t.Errorf("the refusal is logged %d times:\n%s", n, a.log)
+	}
+	d.ask(&discoveryv3.DeltaDiscoveryRequest{ResponseNonce: last.GetNonce()})
+	eventually(t, "the refusal is forgotten", func() bool {
+		got := a.secret("default")
+		return got.Acked != "" && got.Acked == got.Sent && got.Refused == "" && got.RefusedAt.IsZero()
+	})
 }
 
 func TestDeltaClientsAreNotSentWhatTheyGaveUp(t *testing.T) {

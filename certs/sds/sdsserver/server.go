@@ -3,6 +3,12 @@
 //
 // Each stream has one goroutine that answers; it is woken by requests and by
 // secrets that change. Nothing is queued: what is sent is what is current.
+//
+// A secret that is not known yet is sent when it comes; there is no empty
+// answer, and none is ever taken away. A name that can never be one ends a
+// stream that asks for nothing else with InvalidArgument, and is passed over on
+// others. A request for all secrets ("*", or no name at first) is refused. What
+// a client refuses is logged, and not sent again before the secret changes.
 package sdsserver
 
 import (
@@ -61,7 +67,7 @@ const (
 	maxNames = 1000
 	// minPing is how often a client may ping: gRPC's own limit of 5 minutes
 	// would end the connection of an Envoy that has a connection_keepalive.
-	minPing = time.Second
+	minPing = 50 * time.Millisecond
 )
 
 // Serve answers on ln until ctx ends; then it ends every stream, closes ln, and

@@ -236,10 +236,12 @@ func (st *stream) answered(nonce, refusal string) bool {
 		version := sub.pending[i].version
 		sub.pending = slices.Delete(sub.pending, 0, i+1)
 		if refusal == "" {
-			sub.acked, sub.refused, sub.reason = version, "", ""
+			sub.acked, sub.refused, sub.reason, sub.when = version, "", "", time.Time{}
 			continue
 		}
-		st.server.opts.Log.Error("client refuses a secret", "secret", name, "version", version, "node", st.node, "reason", refusal)
+		if sub.refused != version { // it may have asked for it again
+			st.server.opts.Log.Error("client refuses a secret", "secret", name, "version", version, "node", st.node, "reason", refusal)
+		}
 		sub.refused, sub.reason, sub.when = version, refusal, time.Now()
 	}
 	st.mu.Unlock()
