@@ -14,6 +14,9 @@ func (b *planner) tproxy() {
 	b.add(Mangle, divert, Rule{Do: Action{Verb: SetMark, Mark: mark}}, Rule{Do: Action{Verb: Accept}})
 	four, six := notLoopback(b.c)
 	b.add(Mangle, tproxyChain, both(Match{Proto: "tcp"}, Action{Verb: TProxyTo, Port: b.c.InboundPort, Mark: mark}, four, six)...)
+	// Without a socket on the port nftables goes on to the next rule: what nobody
+	// takes must not reach the application by itself. iptables drops it anyway.
+	b.add(Mangle, tproxyChain, both(Match{Proto: "tcp"}, Action{Verb: Drop}, four, six)...)
 	b.add(Mangle, inbound, Rule{Match: Match{Proto: "tcp", Mark: mark}, Do: ret})
 	b.add(Mangle, inbound, both(Match{Proto: "tcp", In: "lo"}, ret, func(m *Match) { m.Src = source4() }, func(m *Match) { m.Src = source6() })...)
 	b.add(Mangle, inbound, Rule{Match: Match{Proto: "tcp", In: "lo", NotMark: outboundMark}, Do: ret})
