@@ -194,3 +194,29 @@ func TestAFederatedAgentLetsNoDomainVouchForAnother(t *testing.T) {
 		})
 	}
 }
+
+// A proxy that starts before its agent has no identity, and nothing in its
+// place: outrider says for what it waits.
+func TestAProxyWithoutAnAgentWaitsAndSaysSo(t *testing.T) {
+	for _, server := range kinds {
+		t.Run(strings.ToLower(string(server)), func(t *testing.T) {
+			a, w, dir := startAuthority(t, longLife), newWorld(t), t.TempDir()
+			s := start(t, server, dir, permissive(echo(t)))
+			if server == outrider {
+				s.wait("sentence", func() bool { return strings.Contains(s.log.String(), "is not supplied by SDS, waiting since ") })
+				if err := handshake(s.addr("in"), issuePair(t, w.root, webID)); err == nil {
+					t.Error("a client is served before there is anything to verify it with")
+				}
+			}
+			if got := s.serial(); got != "" {
+				t.Errorf("there is a certificate, %s", got)
+			}
+			a.agent(t, dir, "uc")
+			s.ready()
+			s.wait("a certificate", func() bool { return s.serial() != "" })
+			if err := handshake(s.addr("in"), issuePair(t, w.root, webID)); err == nil {
+				t.Error("a client of another root is served")
+			}
+		})
+	}
+}
