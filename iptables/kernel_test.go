@@ -1,19 +1,21 @@
 package iptables
 
 import (
-	"errors"
+	"fmt"
 	"log/slog"
-	"net/netip"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	netlinkm "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"outrider/iptables/netnstest"
 )
 
 // namespace moves the test's thread into a fresh network namespace. Where that
@@ -23,114 +25,157 @@ func namespace(t *testing.T) {
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	ns, err := netns.New()
 	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("a network namespace is needed: %v", err)
-		}
-		t.Skipf("a network namespace is needed, which takes CAP_SYS_ADMIN: %v", err)
+		netnstest.Missing(t, fmt.Sprintf("a network namespace (root, with CAP_SYS_ADMIN and CAP_NET_ADMIN): %v", err))
 	}
 	t.Cleanup(func() { ns.Close() })
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
+	if err := netlink.LinkSetUp(loopback(t)); err != nil {
+		t.Fatal(err)
 	}
+}
+
+func loopback(t *testing.T) netlink.Link {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return lo
 }
 
 func installer(b Backend) *Installer {
 	return &Installer{Backend: b, Log: slog.New(slog.DiscardHandler)}
 }
 
-// programs fails without iptables in CI.
-func programs(t *testing.T, b Backend) {
+// everyBackend are all, if their programs are here.
+func everyBackend(t *testing.T) []Backend {
 	t.Helper()
-	if b != IPTables {
-		return
-	}
-	if _, err := exec.LookPath("iptables-restore"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
+	for _, program := range []string{"nft", "iptables-nft-restore", "iptables-legacy-restore", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			netnstest.Missing(t, fmt.Sprintf("the Debian packages iptables, nftables and iproute2: %v", err))
 		}
-		t.Skipf("the Debian package iptables is needed: %v", err)
 	}
+	return []Backend{NFTables, IPTNFT, IPTLegacy}
 }
 
-// ruleset is everything that the kernel has of rules, for comparison: nftables
-// and, through it, iptables.
-func ruleset(t *testing.T) string {
+// kernelState is every rule, chain, routing rule, route and address that the
+// kernel has, whoever made it. Empty tables and hooks, which iptables leaves,
+// are nothing.
+func kernelState(t *testing.T) string {
 	t.Helper()
-	var out []string
-	for _, b := range everyBackend() {
-		if b.available(t.Context()) != nil {
+	out := nftState(t)
+	for _, f := range families() {
+		b := saveBackend{kind: "legacy"}
+		if b.idle(f) {
 			continue
 		}
-		if s, ok := b.(saveBackend); ok {
-			for _, f := range families() {
-				have, err := s.save(t.Context(), f)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for table, lines := range have {
-					for _, r := range lines.rules {
-						out = append(out, s.program(f, "")+string(table)+" "+r)
-					}
-					for _, c := range lines.chains {
-						if strings.HasPrefix(c, "ISTIO") {
-							out = append(out, s.program(f, "")+string(table)+" :"+c)
-						}
-					}
-				}
-			}
-			continue
-		}
-		drift, present, err := b.drift(t.Context(), &Plan{IPv6: true})
+		have, err := b.save(t.Context(), f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if present {
-			out = append(out, drift...)
-			out = append(out, "table outrider")
+		for table, lines := range have {
+			for _, c := range lines.chains {
+				if c == strings.ToUpper(c) && !strings.HasPrefix(c, "ISTIO") {
+					continue // the kernel's
+				}
+				out = append(out, fmt.Sprintf("legacy %d %s chain %s", f, table, c))
+			}
+			for _, r := range lines.rules {
+				out = append(out, fmt.Sprintf("legacy %d %s %s", f, table, r))
+			}
 		}
 	}
-	for _, r := range []routing{{families: []int{netlink.FAMILY_V4, netlink.FAMILY_V6}, marks: &MarkRoutes{1337, 133}, loopback: []netip.Prefix{source6()}}} {
-		lack, err := r.drift()
+	for _, args := range []string{"-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all", "-o addr show dev lo"} {
+		text, err := exec.Command("ip", strings.Fields(args)...).Output()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(lack) != 5 {
-			out = append(out, "routes: only these are missing: "+strings.Join(lack, "; "))
+		for l := range strings.Lines(string(text)) {
+			if !strings.Contains(l, "fe80:") { // made by the kernel when it likes
+				words := strings.Fields(l)
+				if strings.HasSuffix(args, "rule") {
+					words = words[1:] // but for the priority, which the kernel gives
+				}
+				out = append(out, args+": "+strings.Join(words, " "))
+			}
 		}
 	}
 	slices.Sort(out)
 	return strings.Join(out, "\n")
 }
 
-func TestWhatIsAppliedIsWhatTheKernelReportsTwiceOverAndGoneAfterwards(t *testing.T) {
-	for _, b := range []Backend{NFTables, IPTables} {
+func nftState(t *testing.T) []string {
+	t.Helper()
+	conn, err := nftConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	tables, err := conn.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		if strings.HasPrefix(table.Name, tableName) {
+			out = append(out, "nft table "+table.Name)
+		}
+		have, err := read(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		where := fmt.Sprintf("nft %d %s ", table.Family, table.Name)
+		for _, c := range have.chains {
+			a, err := parse(c.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name := a.text(unix.NFTA_CHAIN_NAME); table.Name == tableName || strings.HasPrefix(name, "ISTIO") {
+				out = append(out, fmt.Sprintf("%s %s: %x", where, name, c.Data))
+			}
+		}
+		for n, r := range have.rules {
+			out = append(out, fmt.Sprintf("%s %s: %s %x", where, r.chain, inWords(r.userData), r.exprs))
+			if table.Name == tableName { // the order counts
+				out[len(out)-1] = fmt.Sprintf("%s %d", out[len(out)-1], n)
+			}
+		}
+	}
+	return out
+}
+
+// agrees fails if the kernel is not as the configuration says.
+func agrees(t *testing.T, i *Installer, c Config) {
+	t.Helper()
+	if drift, err := i.Verify(t.Context(), c); err != nil || len(drift) > 0 {
+		t.Fatalf("%v\n%s", err, strings.Join(drift, "\n"))
+	}
+}
+
+func same(t *testing.T, what, want, got string) {
+	t.Helper()
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestWhatIsAppliedIsWhatTheKernelReportsAndGoneAfterwards(t *testing.T) {
+	for _, b := range everyBackend(t) {
 		for name, c := range configs() {
 			t.Run(string(b)+"/"+name, func(t *testing.T) {
 				namespace(t)
-				programs(t, b)
+				before := kernelState(t)
 				i := installer(b)
-				if before, err := i.Verify(t.Context(), c); err != nil || len(before) == 0 {
+				if drift, err := i.Verify(t.Context(), c); err != nil || len(drift) == 0 {
 					t.Fatalf("nothing is applied yet, and no difference is seen: %v", err)
 				}
-				for range 2 {
-					if err := i.Apply(t.Context(), c); err != nil {
-						t.Fatal(err)
-					}
-					if drift, err := i.Verify(t.Context(), c); err != nil || len(drift) > 0 {
-						t.Fatalf("%v\n%s", err, strings.Join(drift, "\n"))
-					}
-				}
-				if err := i.Cleanup(t.Context(), c); err != nil {
+				if err := i.Apply(t.Context(), c); err != nil {
 					t.Fatal(err)
 				}
-				if left := ruleset(t); left != "" {
-					t.Errorf("after the cleanup there is still:\n%s", left)
+				agrees(t, i, c)
+				if err := i.Cleanup(t.Context()); err != nil {
+					t.Fatal(err)
 				}
-				if err := i.Cleanup(t.Context(), c); err != nil {
+				same(t, "after the cleanup", before, kernelState(t))
+				if err := i.Cleanup(t.Context()); err != nil {
 					t.Errorf("a cleanup of nothing: %v", err)
 				}
 			})
@@ -138,139 +183,70 @@ func TestWhatIsAppliedIsWhatTheKernelReportsTwiceOverAndGoneAfterwards(t *testin
 	}
 }
 
-// spoil changes what is applied, as another program could.
-func spoil(t *testing.T, command ...string) {
-	t.Helper()
-	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%q: %v\n%s", command, err, out)
-	}
-}
-
-func TestADriftIsToldAndMended(t *testing.T) {
-	tests := []struct {
-		name    string
-		backend Backend
-		spoil   []string
-		want    string
-	}{
-		{"a rule is gone", IPTables, []string{"iptables", "-t", "nat", "-D", "ISTIO_INBOUND", "1"}, "--dport 15008"},
-		{"a rule is added", IPTables, []string{"iptables", "-t", "nat", "-A", "ISTIO_OUTPUT", "-p", "tcp", "-j", "ACCEPT"}, "has too much: -A ISTIO_OUTPUT -p tcp -j ACCEPT"},
-		{"the hook is gone", IPTables, []string{"iptables", "-t", "nat", "-F", "OUTPUT"}, "lacks: -A OUTPUT"},
-		{"IPv6 is gone", IPTables, []string{"ip6tables", "-t", "nat", "-F", "ISTIO_OUTPUT"}, "ip6tables-save, table nat lacks"},
-		{"a chain is emptied", NFTables, []string{"nft", "flush", "chain", "inet", "outrider", "nat_istio_output"}, "chain nat_istio_output lacks rule 1"},
-		{"a rule in front", NFTables, []string{"nft", "insert", "rule", "inet", "outrider", "nat_output", "accept"}, "chain nat_output rule 1 is another"},
-		{"another port", NFTables, []string{"sh", "-c", "nft flush chain inet outrider mangle_istio_tproxy; nft add rule inet outrider mangle_istio_tproxy meta l4proto tcp tproxy ip to :1 accept"}, "chain mangle_istio_tproxy rule 1 is another"},
-		{"the table is gone", NFTables, []string{"nft", "delete", "table", "inet", "outrider"}, "there is no table inet outrider"},
-		{"a chain too many", NFTables, []string{"nft", "add", "chain", "inet", "outrider", "more"}, "chain more is not ours"},
-		{"the route is gone", NFTables, []string{"ip", "route", "flush", "table", "133"}, "IPv4, table 133"},
-		{"the routing rule is there twice", NFTables, []string{"ip", "-6", "rule", "add", "fwmark", "1337", "lookup", "133", "pref", "7"}, "IPv6 has 2 rules fwmark 1337"},
-		{"the address is gone", NFTables, []string{"ip", "-6", "addr", "del", "::6/128", "dev", "lo"}, "lo lacks the address ::6/128"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+func TestApplyingAgainTouchesNothing(t *testing.T) {
+	for _, b := range everyBackend(t) {
+		t.Run(string(b), func(t *testing.T) {
 			namespace(t)
-			programs(t, IPTables)
-			i, c := installer(test.backend), configs()["tproxy"]
-			if test.backend == IPTables {
-				c = configs()["all"]
-			}
+			i, c := installer(b), configs()["tproxy"]
 			if err := i.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			spoil(t, test.spoil...)
-			mended, err := i.Reconcile(t.Context(), c)
-			if err != nil {
+			before, numbers := kernelState(t), generation(t)
+			if err := i.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			if !strings.Contains(strings.Join(mended, "\n"), test.want) {
-				t.Errorf("told: %q, want %q in it", mended, test.want)
+			same(t, "applied again", before, kernelState(t))
+			if got := generation(t); got != numbers {
+				t.Errorf("the rules were made anew: %s, were %s", got, numbers)
 			}
-			if drift, err := i.Verify(t.Context(), c); err != nil || len(drift) > 0 {
-				t.Errorf("after it was mended: %v, %q", err, drift)
+			i.Force = true
+			if err := i.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
 			}
-			if again, err := i.Reconcile(t.Context(), c); err != nil || len(again) > 0 {
-				t.Errorf("mended again: %v, %q", err, again)
+			same(t, "forced", before, kernelState(t))
+			if got := generation(t); b != IPTLegacy && got == numbers {
+				t.Errorf("the rules were not made anew, though that was forced: %s", got)
 			}
 		})
 	}
 }
 
-func TestAFailureHalfWayLeavesNothingBehind(t *testing.T) {
-	for _, b := range []backend{nftBackend{}, saveBackend{}} {
-		c := configs()["tproxy"]
-		i := installer(Auto)
-		for n := range len(i.steps(t.Context(), b, NewPlan(c))) {
-			t.Run(b.name()+" step "+string(rune('1'+n)), func(t *testing.T) {
-				namespace(t)
-				programs(t, IPTables)
-				steps := i.steps(t.Context(), b, NewPlan(c))
-				do := steps[n].do
-				steps[n].do = func() error { return errors.Join(do(), errors.New("broken")) }
-				err := i.take(t.Context(), c, steps)
-				if err == nil || !strings.Contains(err.Error(), "broken") || !strings.Contains(err.Error(), steps[n].what) {
-					t.Errorf("%v", err)
-				}
-				if left := ruleset(t); left != "" {
-					t.Errorf("left behind:\n%s", left)
-				}
-			})
-		}
+// generation is the number of nf_tables' state: each transaction makes another.
+func generation(t *testing.T) string {
+	t.Helper()
+	conn, err := netlinkm.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer conn.Close()
+	answer, err := conn.Execute(netlinkm.Message{Header: netlinkm.Header{Type: nftType(unix.NFT_MSG_GETGEN), Flags: netlinkm.Request}, Data: nfgenmsg(0, 0)})
+	if err != nil || len(answer) != 1 {
+		t.Fatalf("%v, %d answers", err, len(answer))
+	}
+	a, err := parse(answer[0].Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", a.data(unix.NFTA_GEN_ID))
 }
 
-func TestTheOtherBackendsRulesGo(t *testing.T) {
-	for first, second := range map[Backend]Backend{IPTables: NFTables, NFTables: IPTables} {
-		t.Run(string(first), func(t *testing.T) {
+func TestAnotherConfigTakesThePlaceOfTheFirst(t *testing.T) {
+	for _, b := range everyBackend(t) {
+		t.Run(string(b), func(t *testing.T) {
 			namespace(t)
-			programs(t, IPTables)
-			c := configs()["all"]
-			for _, b := range []Backend{first, second} {
+			before := kernelState(t)
+			first := configs()["tproxy"]
+			first.TProxyMark, first.TProxyTable = 99, 1000
+			for _, c := range []Config{first, configs()["tproxy"], configs()["all-ipv4"], configs()["dns"], configs()["all"]} {
 				if err := installer(b).Apply(t.Context(), c); err != nil {
 					t.Fatal(err)
 				}
+				agrees(t, installer(b), c)
 			}
-			if drift, err := installer(first).Verify(t.Context(), c); err != nil || len(drift) == 0 {
-				t.Errorf("the first backend's rules are still there: %v %q", err, drift)
+			if err := installer(Auto).Cleanup(t.Context()); err != nil {
+				t.Fatal(err)
 			}
+			same(t, "after the cleanup", before, kernelState(t))
 		})
-	}
-}
-
-func TestRulesOfIstioAreNotOverwritten(t *testing.T) {
-	namespace(t)
-	programs(t, IPTables)
-	spoil(t, "iptables", "-t", "nat", "-N", "ISTIO_OUTPUT")
-	spoil(t, "iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", "ISTIO_OUTPUT")
-	c := configs()["all"]
-	err := installer(IPTables).Apply(t.Context(), c)
-	if err == nil || !strings.Contains(err.Error(), "not outrider's") {
-		t.Errorf("%v", err)
-	}
-	spoil(t, "iptables", "-t", "nat", "-C", "OUTPUT", "-p", "tcp", "-j", "ISTIO_OUTPUT")
-	others, err := (nftBackend{}).others(t.Context())
-	if err != nil || len(others) == 0 {
-		t.Errorf("the NAT rules of others are not seen: %v, %q", err, others)
-	}
-}
-
-func TestOnlyTheCapabilityNetAdminIsNeeded(t *testing.T) {
-	namespace(t)
-	// All other capabilities of this thread go, for good.
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{}
-	data[0].Effective, data[0].Permitted = 1<<unix.CAP_NET_ADMIN, 1<<unix.CAP_NET_ADMIN
-	if err := unix.Capset(&hdr, &data[0]); err != nil {
-		t.Fatal(err)
-	}
-	c := configs()["tproxy"]
-	i := installer(NFTables)
-	if err := i.Apply(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if drift, err := i.Verify(t.Context(), c); err != nil || len(drift) > 0 {
-		t.Errorf("%v %q", err, drift)
-	}
-	if err := i.Cleanup(t.Context(), c); err != nil {
-		t.Error(err)
 	}
 }

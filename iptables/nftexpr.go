@@ -41,8 +41,13 @@ func (r Rule) exprs(t Table) []expr.Any {
 	e.owner(expr.MetaKeySKUID, m.UID, false)
 	e.owner(expr.MetaKeySKUID, m.NotUID, true)
 	e.owner(expr.MetaKeySKGID, m.GID, false)
-	for _, g := range m.NotGIDs {
-		e.owner(expr.MetaKeySKGID, &g, true)
+	// A long list is within the kernel's limit (NFT_RULE_MAXEXPRS, 128) because
+	// the group is loaded once.
+	for i, g := range m.NotGIDs {
+		if i == 0 {
+			e.add(&expr.Meta{Key: expr.MetaKeySKGID, Register: 1})
+		}
+		e.add(&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: native(g)})
 	}
 	e.action(r.Do, t, r.Family)
 	return e.list

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// originator marks our routes and routing rules, so that they are told from
+// those of others (rtm_protocol; rtnetlink(7)). Numbers from 4 on mean nothing
+// to the kernel, and this one is nobody's in iproute2's rt_protos.
+const originator = 133
+
 // routing is what is needed beside the rules: for TPROXY, packets with the mark
 // are delivered to this host; the address ::6 for the sidecar's own calls.
 type routing struct {
@@ -18,143 +24,214 @@ type routing struct {
 	loopback []netip.Prefix
 }
 
+// routing of a nil plan is none.
 func (p *Plan) routing() routing {
-	r := routing{families: []int{netlink.FAMILY_V4}, marks: p.Routes, loopback: p.Loopback}
-	if p.IPv6 {
-		r.families = append(r.families, netlink.FAMILY_V6)
+	r := routing{}
+	if p == nil {
+		return r
+	}
+	if r.marks, r.loopback = p.Routes, p.Loopback; r.marks != nil {
+		r.families = append(r.families, netlink.FAMILY_V4)
+		if p.IPv6 {
+			r.families = append(r.families, netlink.FAMILY_V6)
+		}
 	}
 	return r
 }
 
-// apply adds what is missing.
-func (r routing) apply() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("interface lo: %w", err)
-	}
+// item is an address, a route or a routing rule.
+type item struct {
+	what        string
+	add, remove func() error
+	// same reports whether an item that the kernel has is this one.
+	same func(item) bool
+	// the one that it is
+	address netip.Prefix
+	family  int
+	rule    *netlink.Rule
+	route   *netlink.Route
+}
+
+// items are what the plan wants, the routes before the rules that lead to them.
+func (r routing) items(lo netlink.Link) []item {
+	var out []item
 	for _, p := range r.loopback {
-		if err := netlink.AddrReplace(lo, addr(p)); err != nil {
-			return fmt.Errorf("address %s on lo: %w", p, err)
-		}
-	}
-	if r.marks == nil {
-		return nil
+		out = append(out, addressItem(lo, p))
 	}
 	for _, family := range r.families {
-		if err := netlink.RouteReplace(localRoute(family, r.marks.Table, lo)); err != nil {
-			return fmt.Errorf("route local default, table %d: %w", r.marks.Table, err)
-		}
-		if err := r.marks.addRule(family); err != nil {
-			return fmt.Errorf("rule fwmark %d, table %d: %w", r.marks.Mark, r.marks.Table, err)
-		}
+		out = append(out, routeItem(family, localRoute(family, r.marks.Table, lo)), ruleItem(family, markRule(family, *r.marks)))
 	}
-	return nil
+	return out
 }
 
-// addRule makes the rule be there once: the kernel would take it twice.
-func (m MarkRoutes) addRule(family int) error {
-	have, err := m.rules(family)
-	if err != nil {
-		return err
+func addressItem(lo netlink.Link, p netip.Prefix) item {
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}, Flags: unix.IFA_F_NODAD}
+	return item{
+		what: fmt.Sprintf("address %s on lo", p), address: p,
+		add:    func() error { return netlink.AddrReplace(lo, a) },
+		remove: func() error { return gone(netlink.AddrDel(lo, a)) },
+		same:   func(other item) bool { return other.address == p },
 	}
-	for _, extra := range have[min(1, len(have)):] {
-		if err := netlink.RuleDel(&extra); err != nil {
-			return err
-		}
-	}
-	if len(have) > 0 {
-		return nil
-	}
-	return netlink.RuleAdd(markRule(family, m))
 }
 
-// rules are those that are there already.
-func (m MarkRoutes) rules(family int) ([]netlink.Rule, error) {
-	return netlink.RuleListFiltered(family, markRule(family, m), netlink.RT_FILTER_MARK|netlink.RT_FILTER_TABLE)
+func routeItem(family int, r *netlink.Route) item {
+	return item{
+		what: fmt.Sprintf("%s route local default dev lo table %d", familyName(family), r.Table), family: family, route: r,
+		add:    func() error { return netlink.RouteReplace(r) },
+		remove: func() error { return gone(netlink.RouteDel(r)) },
+		same: func(o item) bool {
+			return o.route != nil && o.family == family && o.route.Table == r.Table && o.route.Type == r.Type && o.route.LinkIndex == r.LinkIndex
+		},
+	}
 }
 
-// remove takes away what apply added; what is not there is no error.
-func (r routing) remove() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("interface lo: %w", err)
+func ruleItem(family int, r *netlink.Rule) item {
+	return item{
+		what: fmt.Sprintf("%s rule fwmark %d lookup %d", familyName(family), r.Mark, r.Table), family: family, rule: r,
+		add:    func() error { return netlink.RuleAdd(r) },
+		remove: func() error { return gone(netlink.RuleDel(r)) },
+		same: func(o item) bool {
+			return o.rule != nil && o.family == family && o.rule.Mark == r.Mark && o.rule.Table == r.Table && !o.rule.Invert && o.rule.IifName == "" && o.rule.Src == nil
+		},
 	}
-	var errs []error
-	gone := func(err error) {
-		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.EAFNOSUPPORT) {
-			errs = append(errs, err)
-		}
-	}
-	for _, p := range r.loopback {
-		gone(netlink.AddrDel(lo, addr(p)))
-	}
-	if r.marks != nil {
-		for _, family := range r.families {
-			for range maxRules { // one may be there more than once
-				if err := netlink.RuleDel(markRule(family, *r.marks)); err != nil {
-					gone(err)
-					break
-				}
-			}
-			gone(netlink.RouteDel(localRoute(family, r.marks.Table, lo)))
-		}
-	}
-	return errors.Join(errs...)
 }
 
-// maxRules bounds how often the same rule is taken away.
-const maxRules = 16
+// gone drops the error that something is not there.
+func gone(err error) error {
+	for _, is := range []error{unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT} {
+		if errors.Is(err, is) {
+			return nil
+		}
+	}
+	return err
+}
 
-// drift is what is missing, or there more than once.
-func (r routing) drift() ([]string, error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, fmt.Errorf("interface lo: %w", err)
+// present are the routes and rules in the kernel that are ours, and ::6.
+func present(lo netlink.Link) ([]item, error) {
+	var out []item
+	have, err := netlink.AddrList(lo, netlink.FAMILY_V6)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil, fmt.Errorf("addresses of lo: %w", err)
 	}
-	var out []string
-	have, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range r.loopback {
-		found := false
-		for _, a := range have {
-			found = found || a.IPNet.String() == p.String()
-		}
-		if !found {
-			out = append(out, fmt.Sprintf("lo lacks the address %s", p))
+	for _, a := range have {
+		if a.IPNet.String() == source6().String() {
+			out = append(out, addressItem(lo, source6()))
 		}
 	}
-	if r.marks == nil {
-		return out, nil
-	}
-	for _, family := range r.families {
-		more, err := r.marks.drift(family, lo)
-		if err != nil {
-			return nil, err
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		more, err := presentOf(family)
+		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return nil, fmt.Errorf("%s routes and rules: %w", familyName(family), err)
 		}
 		out = append(out, more...)
 	}
 	return out, nil
 }
 
-func (m MarkRoutes) drift(family int, lo netlink.Link) ([]string, error) {
+func presentOf(family int) ([]item, error) {
+	var out []item
+	// An interrupted dump may lack something: it is taken again, once.
+	rules, err := netlink.RuleList(family)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		rules, err = netlink.RuleList(family)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rules {
+		if r.Protocol == originator {
+			r.Family = family
+			out = append(out, ruleItem(family, &r))
+		}
+	}
+	filter := &netlink.Route{Table: unix.RT_TABLE_UNSPEC, Protocol: originator}
+	routes, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		routes, err = netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	}
+	for _, r := range routes {
+		r.Family = family
+		out = append(out, routeItem(family, &r))
+	}
+	return out, err
+}
+
+// diff is what the kernel lacks, and what it has that is ours and too much: a
+// second rule of the same kind is that, too.
+func (r routing) diff() (lacks, tooMuch []item, err error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, nil, fmt.Errorf("interface lo: %w", err)
+	}
+	have, err := present(lo)
+	if err != nil {
+		return nil, nil, err
+	}
+	want := r.items(lo)
+	used := make([]bool, len(have))
+wanted:
+	for _, w := range want {
+		for i, h := range have {
+			if !used[i] && w.same(h) {
+				used[i] = true
+				continue wanted
+			}
+		}
+		lacks = append(lacks, w)
+	}
+	for i, h := range have {
+		if !used[i] {
+			tooMuch = append(tooMuch, h)
+		}
+	}
+	return lacks, tooMuch, nil
+}
+
+// drift is diff for people.
+func (r routing) drift() ([]string, error) {
+	lacks, tooMuch, err := r.diff()
+	if err != nil {
+		return nil, err
+	}
 	var out []string
-	rules, err := m.rules(family)
-	if err != nil {
-		return nil, err
+	for _, i := range lacks {
+		out = append(out, i.what+" is missing")
 	}
-	if len(rules) != 1 {
-		out = append(out, fmt.Sprintf("%s has %d rules fwmark %d, table %d, not one", familyName(family), len(rules), m.Mark, m.Table))
-	}
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: int(m.Table)}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, err
-	}
-	if len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL || routes[0].LinkIndex != lo.Attrs().Index {
-		out = append(out, fmt.Sprintf("%s, table %d is not one route: local default dev lo", familyName(family), m.Table))
+	for _, i := range tooMuch {
+		out = append(out, i.what+" is too much")
 	}
 	return out, nil
+}
+
+func adding(items []item) []change {
+	var out []change
+	for _, i := range items {
+		out = append(out, change{i.what, func(context.Context) (undo, error) {
+			return func(context.Context) error { return i.remove() }, explain(i.add())
+		}})
+	}
+	return out
+}
+
+func removing(items []item) []change {
+	var out []change
+	for _, i := range items {
+		out = append(out, change{"removal of " + i.what, func(context.Context) (undo, error) {
+			return func(context.Context) error { return i.add() }, explain(i.remove())
+		}})
+	}
+	return out
+}
+
+// explain says what is behind the kernel's refusals that do not tell.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: CAP_NET_ADMIN is needed", err)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: is net.ipv6.conf.lo.disable_ipv6 set? --ipv6=false leaves IPv6 alone", err)
+	}
+	return err
 }
 
 func familyName(family int) string {
@@ -164,20 +241,16 @@ func familyName(family int) string {
 	return "IPv4"
 }
 
-func addr(p netip.Prefix) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}, Flags: unix.IFA_F_NODAD}
-}
-
 func localRoute(family int, table uint32, lo netlink.Link) *netlink.Route {
 	any := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
 	if family == netlink.FAMILY_V6 {
 		any = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 	}
-	return &netlink.Route{Family: family, Dst: any, LinkIndex: lo.Attrs().Index, Table: int(table), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+	return &netlink.Route{Family: family, Dst: any, LinkIndex: lo.Attrs().Index, Table: int(table), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Protocol: originator}
 }
 
 func markRule(family int, m MarkRoutes) *netlink.Rule {
 	r := netlink.NewRule()
-	r.Family, r.Mark, r.Table = family, m.Mark, int(m.Table)
+	r.Family, r.Mark, r.Table, r.Protocol = family, m.Mark, int(m.Table), originator
 	return r
 }

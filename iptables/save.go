@@ -3,7 +3,6 @@ package iptables
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -12,28 +11,55 @@ import (
 
 // saveBackend runs iptables-save and iptables-restore, and their IPv6 twins.
 type saveBackend struct {
-	// variant is "", "legacy" or "nft": which iptables (iptables-legacy-save).
-	variant string
+	kind string // legacy or nft: whose rules they are
+	// plain programs have no kind in their names (iptables-save).
+	plain bool
 }
 
-func (saveBackend) name() string { return "iptables" }
+func (b saveBackend) name() Backend { return Backend("iptables-" + b.kind) }
 
-// program is "iptables-restore" of the family and the variant.
+// program is "iptables-nft-restore" of the family.
 func (b saveBackend) program(f Family, what string) string {
 	name := "iptables"
 	if f == IPv6 {
 		name = "ip6tables"
 	}
-	if b.variant != "" {
-		name += "-" + b.variant
+	if !b.plain {
+		name += "-" + b.kind
 	}
 	return name + "-" + what
 }
 
-// available is nil if the programs are there and the kernel answers them.
-func (b saveBackend) available(ctx context.Context) error {
-	_, err := b.save(ctx, IPv4)
-	return err
+// findPrograms are the backends whose programs are here, that of the plain name
+// first. The error says why there is none.
+func findPrograms(ctx context.Context) ([]saveBackend, error) {
+	var out []saveBackend
+	_, why := exec.LookPath("iptables-restore")
+	if why == nil {
+		var version string
+		if version, why = run(ctx, "", "iptables-restore", "--version"); why == nil {
+			// Before 1.8 there was legacy alone, and no word of it.
+			kind := "legacy"
+			if strings.Contains(version, "nf_tables") {
+				kind = "nft"
+			}
+			out = append(out, saveBackend{kind: kind, plain: true})
+		}
+	}
+	for _, b := range []saveBackend{{kind: "nft"}, {kind: "legacy"}} {
+		_, err := exec.LookPath(b.program(IPv4, "restore"))
+		if err == nil && !slices.ContainsFunc(out, func(o saveBackend) bool { return o.kind == b.kind }) {
+			out = append(out, b)
+		}
+	}
+	// A program may be there, and the kernel not answer it.
+	return slices.DeleteFunc(out, func(b saveBackend) bool {
+		_, err := b.save(ctx, IPv4)
+		if err != nil {
+			why = err
+		}
+		return err != nil
+	}), why
 }
 
 func run(ctx context.Context, input, program string, args ...string) (string, error) {
@@ -48,29 +74,35 @@ func run(ctx context.Context, input, program string, args ...string) (string, er
 }
 
 // saved is what iptables-save prints: tables, their chains, their rules.
-type saved map[Table]*tableLines
+type saved map[Table]tableLines
 
 func (b saveBackend) save(ctx context.Context, f Family) (saved, error) {
 	text, err := run(ctx, "", b.program(f, "save"))
 	if err != nil {
 		return nil, err
 	}
+	return parseSaved(text), nil
+}
+
+func parseSaved(text string) saved {
 	out := saved{}
-	var now *tableLines
+	var table Table
 	for l := range strings.Lines(text) {
 		l = strings.TrimSpace(l)
+		now := out[table]
 		switch {
 		case strings.HasPrefix(l, "*"):
-			now = &tableLines{}
-			out[Table(l[1:])] = now
-		case strings.HasPrefix(l, ":") && now != nil:
+			table = Table(l[1:])
+			continue
+		case strings.HasPrefix(l, ":"):
 			name, _, _ := strings.Cut(l[1:], " ")
 			now.chains = append(now.chains, name)
-		case strings.HasPrefix(l, "-A ") && now != nil:
+		case strings.HasPrefix(l, "-A "):
 			now.rules = append(now.rules, l)
 		}
+		out[table] = now
 	}
-	return out, nil
+	return out
 }
 
 // ownChains are all chains that a plan may have.
@@ -88,14 +120,13 @@ func chainOf(rule string) string {
 }
 
 // tagged reports whether a rule in everybody's chains is ours.
-func tagged(rule string) bool { return strings.Contains(rule, "--comment "+ours+" ") }
+func tagged(rule string) bool {
+	return strings.Contains(rule, "--comment "+ours+" ") || strings.Contains(rule, `--comment "`+ours+`" `)
+}
 
 // own are the rules and chains of a table that are ours.
-func (t *tableLines) own() tableLines {
+func (t tableLines) own() tableLines {
 	var out tableLines
-	if t == nil {
-		return out
-	}
 	for _, c := range t.chains {
 		if slices.Contains(ownChains(), c) {
 			out.chains = append(out.chains, c)
@@ -109,8 +140,8 @@ func (t *tableLines) own() tableLines {
 	return out
 }
 
-// foreign says that somebody else has chains of our names: rules lead to them
-// that are not ours (istio-iptables'). "" is nobody.
+// foreign is a rule of somebody else that leads to a chain with one of our
+// names: istio-iptables'. "" is none.
 func (s saved) foreign() string {
 	for table, t := range s {
 		for _, r := range t.rules {
@@ -119,7 +150,7 @@ func (s saved) foreign() string {
 			}
 			for _, c := range ownChains() {
 				if strings.HasSuffix(r, " -j "+c) {
-					return fmt.Sprintf("table %s has a redirection that is not outrider's: %s", table, r)
+					return fmt.Sprintf("table %s: %s", table, r)
 				}
 			}
 		}
@@ -127,15 +158,44 @@ func (s saved) foreign() string {
 	return ""
 }
 
-// transaction leads from what is there to the plan's rules; a nil plan is none.
-func (s saved) transaction(p *Plan, f Family) string {
-	var out strings.Builder
-	for _, table := range []Table{Raw, Mangle, NAT} {
-		have, want := s[table].own(), tableLines{}
-		if p != nil {
-			want = p.lines(table, f)
+// own is all of ours; without any where the chains are somebody else's.
+func (s saved) own() saved {
+	out := saved{}
+	if s.foreign() != "" {
+		return out
+	}
+	for table, t := range s {
+		if own := t.own(); len(own.chains)+len(own.rules) > 0 {
+			out[table] = own
 		}
-		if len(have.rules)+len(have.chains)+len(want.rules) == 0 {
+	}
+	return out
+}
+
+// saved is the plan for a family as if it had been saved. A nil plan is empty,
+// and so is one without the family.
+func (p *Plan) saved(f Family) saved {
+	out := saved{}
+	if p == nil || f == IPv6 && !p.IPv6 {
+		return out
+	}
+	for _, table := range tables() {
+		if l := p.lines(table, f); len(l.chains) > 0 {
+			out[table] = l
+		}
+	}
+	return out
+}
+
+func tables() []Table { return []Table{Raw, Mangle, NAT} }
+
+// transaction leads from what is there of ours to what is wanted; "" is
+// nothing to do.
+func (s saved) transaction(want saved) string {
+	var out strings.Builder
+	for _, table := range tables() {
+		have, want := s[table], want[table]
+		if len(have.rules)+len(have.chains)+len(want.rules)+len(want.chains) == 0 {
 			continue
 		}
 		fmt.Fprintf(&out, "*%s\n", table)
@@ -161,130 +221,4 @@ func (s saved) transaction(p *Plan, f Family) string {
 		out.WriteString("COMMIT\n")
 	}
 	return out.String()
-}
-
-// families are those that a plan is for; a plan of IPv4 alone takes away what
-// there was of IPv6.
-func families() []Family { return []Family{IPv4, IPv6} }
-
-func (b saveBackend) apply(ctx context.Context, p *Plan) error {
-	for _, f := range families() {
-		plan := p
-		if f == IPv6 && !p.IPv6 {
-			plan = nil
-		}
-		if err := b.change(ctx, plan, f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// change leads one family to a plan. Where IPv6 cannot be read there is nothing
-// to take away.
-func (b saveBackend) change(ctx context.Context, p *Plan, f Family) error {
-	have, err := b.save(ctx, f)
-	if err != nil {
-		if p == nil && f == IPv6 {
-			return nil
-		}
-		return err
-	}
-	if other := have.foreign(); other != "" {
-		if p == nil {
-			return nil // it is not ours to take away
-		}
-		return errors.New(other)
-	}
-	text := have.transaction(p, f)
-	if text == "" {
-		return nil
-	}
-	_, err = run(ctx, text, b.program(f, "restore"), "--noflush", "--wait", "30")
-	return err
-}
-
-func (b saveBackend) cleanup(ctx context.Context) error {
-	var errs []error
-	for _, f := range families() {
-		errs = append(errs, b.change(ctx, nil, f))
-	}
-	return errors.Join(errs...)
-}
-
-func (b saveBackend) drift(ctx context.Context, p *Plan) (drift []string, present bool, err error) {
-	for _, f := range families() {
-		have, err := b.save(ctx, f)
-		if err != nil {
-			if f == IPv6 && !p.IPv6 {
-				continue
-			}
-			return nil, false, err
-		}
-		for _, table := range []Table{Raw, Mangle, NAT} {
-			own, want := have[table].own(), tableLines{}
-			if f == IPv4 || p.IPv6 {
-				want = p.lines(table, f)
-			}
-			present = present || len(own.rules) > 0 || len(own.chains) > 0
-			drift = append(drift, compareLines(b.program(f, "save"), table, want, own)...)
-		}
-	}
-	return drift, present, nil
-}
-
-// compareLines compares chain by chain: their order in the output says nothing.
-func compareLines(program string, table Table, want, have tableLines) []string {
-	var drift []string
-	chains := slices.Concat(want.chains, have.chains)
-	slices.Sort(chains)
-	for _, c := range slices.Compact(chains) {
-		of := func(t tableLines) (out []string) {
-			for _, r := range t.rules {
-				if chainOf(r) == c {
-					out = append(out, r)
-				}
-			}
-			return out
-		}
-		w, h := of(want), of(have)
-		for i := range max(len(w), len(h)) {
-			switch {
-			case i >= len(h):
-				drift = append(drift, fmt.Sprintf("%s, table %s lacks: %s", program, table, w[i]))
-			case i >= len(w):
-				drift = append(drift, fmt.Sprintf("%s, table %s has too much: %s", program, table, h[i]))
-			case w[i] != h[i]:
-				drift = append(drift, fmt.Sprintf("%s, table %s has: %s, not: %s", program, table, h[i], w[i]))
-			}
-		}
-		if len(w)+len(h) == 0 && slices.Contains(want.chains, c) != slices.Contains(have.chains, c) {
-			drift = append(drift, fmt.Sprintf("%s, table %s, chain %s: it is there or not against the plan", program, table, c))
-		}
-	}
-	return drift
-}
-
-// others are the rules of others in the NAT hooks.
-func (b saveBackend) others(ctx context.Context) ([]string, error) {
-	var out []string
-	for _, f := range families() {
-		have, err := b.save(ctx, f)
-		if err != nil {
-			if f == IPv6 {
-				continue
-			}
-			return nil, err
-		}
-		t := have[NAT]
-		if t == nil {
-			continue
-		}
-		for _, r := range t.rules {
-			if c := chainOf(r); (c == Prerouting || c == Output) && !tagged(r) {
-				out = append(out, fmt.Sprintf("%s: %s", b.program(f, "save"), r))
-			}
-		}
-	}
-	return out, nil
 }

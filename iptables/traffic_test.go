@@ -117,7 +117,7 @@ func (s scene) install(t *testing.T, b iptables.Backend, c iptables.Config) {
 func (s scene) remove(t *testing.T, c iptables.Config) {
 	t.Helper()
 	i := &iptables.Installer{Log: slog.New(slog.DiscardHandler)}
-	if err := s.pod.Do(func() error { return i.Cleanup(t.Context(), c) }); err != nil {
+	if err := s.pod.Do(func() error { return i.Cleanup(t.Context()) }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -217,7 +217,7 @@ func TestTproxyHandsOverConnectionsAsTheyAre(t *testing.T) {
 	everywhere(t, func(t *testing.T, b iptables.Backend, w wire) {
 		s := newScene(t, true)
 		c := everything()
-		c.Mode, c.DropInvalid = iptables.TProxy, true
+		c.Mode, c.DropInvalid, c.Mark = iptables.TProxy, true, 0x539a
 		s.install(t, b, c)
 		in := fmt.Sprintf("in %s from ", at(w.pod, appPort))
 		s.check(t, []call{
@@ -228,6 +228,8 @@ func TestTproxyHandsOverConnectionsAsTheyAre(t *testing.T) {
 			{"the proxy's own", s.pod, by(proxy), at(w.peer, peerPort), "peer"},
 			{"the application to itself by its address", s.pod, by(app), at(w.pod, appPort), "app from " + w.pod},
 			{"the proxy to its own host is inbound", s.pod, by(proxy), at(w.pod, appPort), in + w.pod},
+			{"the proxy by its mark", s.pod, netnstest.Dial{User: app, Mark: c.Mark}, at(w.peer, peerPort), "peer"},
+			{"the proxy by its mark to its own host is inbound", s.pod, netnstest.Dial{User: app, Mark: c.Mark}, at(w.pod, appPort), in + w.pod},
 			{"the proxy to the application from its own address", s.pod, netnstest.Dial{User: proxy, Local: w.source}, at(w.pod, appPort), "app from " + w.source},
 			{"the proxy to the application as the caller", s.pod, netnstest.Dial{User: proxy, Local: w.peer, Transparent: true, Mark: c.TProxyMark}, at(w.pod, appPort), "app from " + w.peer},
 		})
