@@ -62,7 +62,7 @@ func TestCertsFailsIfASecretIsOfNoUse(t *testing.T) {
 	}{
 		"all are good": {[]*certs.Handle{good}, exitOK, "spiffe://td/ns/a/sa/b"},
 		"none":         {nil, exitOK, "SECRET"},
-		"one expired":  {[]*certs.Handle{good, over}, exitFailed, "expired 1m0s ago"},
+		"one expired":  {[]*certs.Handle{good, over}, exitFailed, "expired 1m"},
 		"one missing":  {[]*certs.Handle{good, certs.NewHandle(certs.Ref{Name: "ROOTCA"})}, exitFailed, "waiting"},
 	} {
 		t.Run(name, func(t *testing.T) {
