@@ -56,6 +56,7 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	}
 	side, err := chain.accept(c, info, l.stats)
 	if err != nil {
+		chain.filters.Refused(info)
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
 	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead}

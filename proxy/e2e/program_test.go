@@ -68,12 +68,13 @@ func (p *program) until(what string, ok func() bool) {
 	}
 }
 
-// output runs a command of the outrider binary to its end.
+// output runs a command of the outrider binary to its end, in a directory of
+// its own.
 func output(t *testing.T, args ...string) string {
 	t.Helper()
 	var said strings.Builder
 	cmd := exec.CommandContext(t.Context(), binary(t, outrider), args...)
-	cmd.Stderr = &said
+	cmd.Dir, cmd.Stderr = t.TempDir(), &said
 	text, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("outrider %s: %v\n%s", strings.Join(args, " "), err, &said)

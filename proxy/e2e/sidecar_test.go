@@ -112,6 +112,7 @@ func TestBothProxiesAcceptWhatPrintConfigPrints(t *testing.T) {
 			write(t, file, printed(t, short))
 			output(t, "validate", "-c", file)
 			cmd := exec.CommandContext(t.Context(), binary(t, envoy), "--mode", "validate", "-c", file, "-l", "warning")
+			cmd.Dir = filepath.Dir(file)
 			if text, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(text), "deprecated") {
 				t.Errorf("Envoy: %v\n%s", err, text)
 			}

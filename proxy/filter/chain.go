@@ -237,6 +237,14 @@ func (ch *Chain) Serve(ctx context.Context, c *Conn) error {
 	return err
 }
 
+// Refused counts and logs a connection that the chain's transport socket has
+// refused, as Envoy does, whose filters are there before the handshake.
+func (ch *Chain) Refused(info *flow.Info) {
+	end := ch.terminal.begin(&Conn{Info: info})
+	info.End = time.Now()
+	end()
+}
+
 // Close ends what the chain has running of its own; connections go on. Its
 // metrics stay: other chains, or the next version of this one, count under the
 // same names.

@@ -189,3 +189,18 @@ func TestStatPrefixIsSpelledAsInEnvoy(t *testing.T) {
 		t.Errorf("stats (-want +got):\n%s", diff)
 	}
 }
+
+func TestAConnectionThatTheTransportSocketRefusesIsCountedAndLogged(t *testing.T) {
+	reg, log := stats.New(), &recorder{}
+	set := clusterSet(t, reg, map[string][]string{"app": {closedPort(t)}}, nil)
+	ch := mustChain(t, Deps{Stats: reg, Clusters: set, AccessLogs: func(*config.AccessLog) (AccessLogger, error) { return log, nil }},
+		tcp("app", func(c *config.TCPProxy) { c.AccessLogs = []*config.AccessLog{{}} }))
+	info := &flow.Info{DownstreamFailure: "the peer presented no certificate"}
+	ch.Refused(info)
+	if got := log.all(); len(got) != 1 || !strings.HasPrefix(got[0], "TcpConnectionEnd") || info.End.IsZero() {
+		t.Errorf("access log %q, end %s", got, info.End)
+	}
+	if got := tcpStat(reg, "downstream_cx_total"); got != 1 {
+		t.Errorf("downstream_cx_total is %d", got)
+	}
+}
