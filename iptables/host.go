@@ -7,10 +7,15 @@ import (
 	"strings"
 )
 
-// KernelHasIPv6 reports whether the kernel has IPv6 in this network namespace.
+// KernelHasIPv6 reports whether the kernel has IPv6 in the network namespace of
+// the calling thread: an address, or leave to have one.
 func KernelHasIPv6() bool {
-	text, err := os.ReadFile("/proc/thread-self/net/if_inet6")
-	return err == nil && len(text) > 0
+	addresses, err := os.ReadFile("/proc/thread-self/net/if_inet6")
+	if err != nil {
+		return false // ipv6.disable=1, or no IPv6 in the kernel
+	}
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+	return len(addresses) > 0 || err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
 // Nameservers are the DNS servers of a resolv.conf; zones of link-local

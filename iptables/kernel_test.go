@@ -250,3 +250,45 @@ func TestAnotherConfigTakesThePlaceOfTheFirst(t *testing.T) {
 		})
 	}
 }
+
+// The plan is rendered twice for nftables: as what goes over netlink and as text
+// for people. nft reads the kernel's rules, and the text, and both must be the
+// same.
+func TestNftReadsInTheKernelWhatThePlanSaysInItsLanguage(t *testing.T) {
+	everyBackend(t)
+	list := func(c Config) string {
+		out, err := exec.Command("nft", "list", "table", NewPlan(c).family(), tableName).CombinedOutput()
+		if err != nil {
+			t.Fatalf("nft cannot read the rules: %v\n%s", err, out)
+		}
+		var lines []string
+		for l := range strings.Lines(string(out)) {
+			l, _, _ = strings.Cut(l, " comment \"") // netlink's rules have them
+			lines = append(lines, strings.TrimSpace(l))
+		}
+		return strings.Join(lines, "\n")
+	}
+	for name, c := range configs() {
+		for _, six := range []bool{true, false} {
+			c.IPv6 = six
+			t.Run(fmt.Sprintf("%s, IPv6 %v", name, six), func(t *testing.T) {
+				namespace(t)
+				if err := installer(NFTables).Apply(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+				kernel := list(c)
+				load := exec.Command("nft", "-f", "-")
+				load.Stdin = strings.NewReader(NewPlan(c).NFT())
+				if out, err := load.CombinedOutput(); err != nil {
+					t.Fatalf("nft does not take the text: %v\n%s", err, out)
+				}
+				same(t, "the text", kernel, list(c))
+				if len(c.OwnerGroups) > 1 {
+					return // nft loads the group for each, and we once
+				}
+				// And what was loaded from the text is no drift.
+				agrees(t, installer(NFTables), c)
+			})
+		}
+	}
+}

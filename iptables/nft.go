@@ -76,8 +76,8 @@ func (p *Plan) ruleset(table *nftables.Table) ruleset {
 		out.chains = append(out.chains, chain)
 		for _, r := range c.Rules {
 			out.rules = append(out.rules, &nftables.Rule{
-				Table: table, Chain: chain, Exprs: r.exprs(c.Table),
-				UserData: userdata.AppendString(nil, userdata.TypeComment, comment(r.nft(c.Table))),
+				Table: table, Chain: chain, Exprs: r.exprs(c.Table, table.Family),
+				UserData: userdata.AppendString(nil, userdata.TypeComment, comment(r.nft(c.Table, p.IPv6))),
 			})
 		}
 	}

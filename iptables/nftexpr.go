@@ -11,18 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exprs are a rule as the kernel runs it: each match loads something into a
-// register and compares it there.
-func (r Rule) exprs(t Table) []expr.Any {
+// exprs are a rule as the kernel runs it, in a table of family in: each match
+// loads something into a register and compares it there.
+func (r Rule) exprs(t Table, in nftables.TableFamily) []expr.Any {
 	e := &exprs{}
 	m := r.Match
 	e.name(expr.MetaKeyIIFNAME, m.In)
 	e.name(expr.MetaKeyOIFNAME, m.Out)
-	switch r.Family {
-	case IPv4:
-		e.meta(expr.MetaKeyNFPROTO, false, []byte{unix.NFPROTO_IPV4})
-	case IPv6:
-		e.meta(expr.MetaKeyNFPROTO, false, []byte{unix.NFPROTO_IPV6})
+	// A table of one family knows it: nft is confused to read it there.
+	if in == nftables.TableFamilyINet && r.Family != Any {
+		family := byte(unix.NFPROTO_IPV4)
+		if r.Family == IPv6 {
+			family = unix.NFPROTO_IPV6
+		}
+		e.meta(expr.MetaKeyNFPROTO, false, []byte{family})
 	}
 	e.address(sourceOffset, m.Src, false)
 	e.address(destinationOffset, m.Dst, false)
@@ -107,11 +109,15 @@ func (e *exprs) address(at offsets, p netip.Prefix, not bool) {
 	if p.Addr().Is6() {
 		offset, length = at.six, 16
 	}
+	bytes := p.Addr().AsSlice()
+	if p.Bits()%8 == 0 { // as nft does it: nothing is to be masked
+		length = p.Bits() / 8
+	}
 	e.add(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(length)})
 	if p.Bits() < 8*length {
 		e.add(&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(length), Mask: maskOf(p.Bits(), length), Xor: make([]byte, length)})
 	}
-	e.add(&expr.Cmp{Op: op(not), Register: 1, Data: p.Addr().AsSlice()})
+	e.add(&expr.Cmp{Op: op(not), Register: 1, Data: bytes[:length]})
 }
 
 func maskOf(bits, length int) []byte {

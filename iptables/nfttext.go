@@ -54,20 +54,20 @@ func (p *Plan) NFT() string {
 			fmt.Fprintf(&out, "\t\ttype %s hook %s priority %d; policy accept;\n", h.kind, h.hook, h.priority)
 		}
 		for _, r := range c.Rules {
-			fmt.Fprintf(&out, "\t\t%s\n", r.nft(c.Table))
+			fmt.Fprintf(&out, "\t\t%s\n", r.nft(c.Table, p.IPv6))
 		}
 		out.WriteString("\t}\n\n")
 	}
 	return strings.TrimSuffix(out.String(), "\n") + "}\n"
 }
 
-// nft is a rule in nft's language.
-func (r Rule) nft(t Table) string {
+// nft is a rule in nft's language, in a table of both families or of IPv4.
+func (r Rule) nft(t Table, inet bool) string {
 	m := r.Match
 	var l line
 	l.add(m.In != "", "iifname", quoted(m.In))
 	l.add(m.Out != "", "oifname", quoted(m.Out))
-	l.nftAddress(r)
+	l.nftAddress(r, inet)
 	l.nftPorts(m)
 	switch m.State {
 	case "":
@@ -104,7 +104,7 @@ func quoted(s string) string {
 
 func nftHex(n uint32) string { return fmt.Sprintf("0x%08x", n) }
 
-func (l *line) nftAddress(r Rule) {
+func (l *line) nftAddress(r Rule, inet bool) {
 	word := map[Family]string{IPv4: "ip", IPv6: "ip6"}[r.Family]
 	address := func(field string, p netip.Prefix, not bool) {
 		if !p.IsValid() {
@@ -121,8 +121,8 @@ func (l *line) nftAddress(r Rule) {
 	address("saddr", r.Match.Src, false)
 	address("daddr", r.Match.Dst, false)
 	address("daddr", r.Match.NotDst, true)
-	l.add(r.Family == IPv4 && !r.addressed(), "meta nfproto ipv4")
-	l.add(r.Family == IPv6 && !r.addressed(), "meta nfproto ipv6")
+	l.add(inet && r.Family == IPv4 && !r.addressed(), "meta nfproto ipv4")
+	l.add(inet && r.Family == IPv6 && !r.addressed(), "meta nfproto ipv6")
 }
 
 // addressed reports whether an address tells the family already.

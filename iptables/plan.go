@@ -201,5 +201,8 @@ func to(p netip.Prefix, do Action) Rule {
 	if p.Addr().Is6() {
 		family = IPv6
 	}
+	if p.Bits() == 0 { // all of the family
+		p = netip.Prefix{}
+	}
 	return Rule{Family: family, Match: Match{Dst: p}, Do: do}
 }

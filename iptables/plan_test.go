@@ -41,6 +41,10 @@ func configs() map[string]Config {
 		"groups-and-mark": with(func(c *Config) {
 			c.AllOutbound, c.OwnerGroups, c.Mark, c.UIDs = true, []uint32{100, 101}, 0x539a, nil
 		}),
+		"ranges": with(func(c *Config) {
+			c.OutboundCIDRs = []netip.Prefix{prefix("0.0.0.0/0"), prefix("::/0")}
+			c.ExcludeOutboundCIDRs = []netip.Prefix{prefix("10.1.2.0/23"), prefix("10.1.0.0/16"), prefix("fc00::/7"), prefix("fd01:2::/32"), prefix("fd03::3/128")}
+		}),
 		"loopback": with(func(c *Config) { c.OutboundCIDRs = []netip.Prefix{prefix("127.1.2.3/32")} }),
 		"kube-virt": with(func(c *Config) {
 			c.AllOutbound, c.KubeVirtInterfaces = true, []string{"k6t-net0"}

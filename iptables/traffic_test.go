@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"outrider/iptables"
 	"outrider/iptables/netnstest"
@@ -235,6 +236,28 @@ func TestTproxyHandsOverConnectionsAsTheyAre(t *testing.T) {
 		})
 		s.remove(t, c)
 		s.check(t, []call{{"inbound, after the cleanup", s.peer, by(root), at(w.pod, appPort), "app from " + w.peer}})
+	})
+}
+
+func TestWithoutASidecarNothingReachesTheApplication(t *testing.T) {
+	everywhere(t, func(t *testing.T, b iptables.Backend, w wire) {
+		for _, mode := range []iptables.Mode{iptables.Redirect, iptables.TProxy} {
+			pod, peer := netnstest.New(t, "pod"), netnstest.New(t, "peer")
+			netnstest.Cable(t,
+				netnstest.Port{Host: pod, Name: "eth0", Addrs: prefixes("10.1.0.1/24", "fd01::1/64")},
+				netnstest.Port{Host: peer, Name: "eth0", Addrs: prefixes("10.1.0.2/24", "fd01::2/64")})
+			netnstest.Banner(t, pod.Listen(t, app, at("", appPort), false), func(*net.TCPConn) string { return "app" })
+			netnstest.Banner(t, peer.Listen(t, root, at("", peerPort), false), func(*net.TCPConn) string { return "peer" })
+			c := everything()
+			c.Mode = mode
+			scene{pod: pod}.install(t, b, c)
+			if got, err := peer.Ask(netnstest.Dial{Timeout: 200 * time.Millisecond}, at(w.pod, appPort)); err == nil {
+				t.Errorf("%s: inbound reaches %q", mode, got)
+			}
+			if got, err := pod.Ask(netnstest.Dial{User: app, Timeout: 200 * time.Millisecond}, at(w.peer, peerPort)); err == nil {
+				t.Errorf("%s: outbound reaches %q", mode, got)
+			}
+		}
 	})
 }
 

@@ -146,6 +146,26 @@ func TestIptablesReadsIstiosVariables(t *testing.T) {
 	}
 }
 
+func TestIptablesLeavesIPv6AloneWhereTheKernelHasNone(t *testing.T) {
+	h := netnstest.New(t, "pod")
+	if err := h.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0) }); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := inHost(t, h, "-b", "*", "-i", "*", "-m", "TPROXY"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	if tables := h.Run(t, "nft", "list", "tables"); strings.TrimSpace(tables) != "table ip outrider" {
+		t.Errorf("tables: %s", tables)
+	}
+	code, _, stderr := inHost(t, h, "-b", "*", "--ipv6", "true")
+	if code != 1 || !strings.Contains(stderr, "address ::6/128 on lo: ") || !strings.Contains(stderr, "disable_ipv6") {
+		t.Errorf("IPv6 is demanded: exit code %d: %s", code, stderr)
+	}
+	if tables := h.Run(t, "nft", "list", "tables"); strings.TrimSpace(tables) != "table ip outrider" {
+		t.Errorf("after the failure: %s", tables)
+	}
+}
+
 func TestIptablesSaysWhichRightIsMissing(t *testing.T) {
 	h := netnstest.New(t, "pod")
 	if _, err := exec.LookPath("setpriv"); err != nil {

@@ -2,6 +2,7 @@ package netnstest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -68,12 +69,14 @@ type Dial struct {
 	Transparent bool
 	// UDP makes a UDP socket.
 	UDP bool
+	// Timeout is how long the connection and each answer may take; 0 is far
+	// longer than on the slowest machine.
+	Timeout time.Duration
 }
 
-// Connect connects from the host to an address of numbers. It waits no longer
-// than patience.
+// Connect connects from the host to an address of numbers.
 func (h *Host) Connect(d Dial, address string) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: patience}
+	dialer := net.Dialer{Timeout: cmp.Or(d.Timeout, patience)}
 	network := "tcp"
 	if d.UDP {
 		network = "udp"
@@ -109,14 +112,14 @@ func (d Dial) options(fd int) error {
 }
 
 // Ask sends a line by UDP, or makes a connection, and returns what is answered,
-// without its end of line. No answer within patience is an error.
+// without its end of line. No answer in time is an error.
 func (h *Host) Ask(d Dial, address string) (string, error) {
 	c, err := h.Connect(d, address)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(cmp.Or(d.Timeout, patience))); err != nil {
 		return "", err
 	}
 	if d.UDP {
