@@ -146,7 +146,7 @@ func TestAnExpiredCertificateIsSaidWithWhyThereIsNoOther(t *testing.T) {
 			return nil, status.Error(codes.Unavailable, "it is being repaired")
 		}
 		answered = true
-		return a.edited(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(2 * time.Second) })(r)
+		return a.edited(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(3 * time.Second) })(r)
 	}
 	s := run(t, a.options(), nil)
 	s.log.await(t, "certificate is renewed")

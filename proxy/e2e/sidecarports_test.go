@@ -280,7 +280,7 @@ func TestEachPortOfASidecarIsServedAsItsFileSaysByBothProxies(t *testing.T) {
 			var lines [2][]string
 			for i, k := range kinds {
 				p := startPorts(t, k, w, app, shortFile+rules)
-				logged := 1 // the service's call is two
+				logged := 2 // the service's call is two, and the last one is to no service
 				for _, c := range cases {
 					if got := p.call(c.port, c.client); got != c.want {
 						t.Errorf("%s: %s, called by %s: %s, want %s", k, c.port, c.client, got, c.want)
