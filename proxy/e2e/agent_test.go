@@ -147,6 +147,7 @@ func TestRotationByRequestUnderLoadLosesNothing(t *testing.T) {
 		}
 		defer open.Close()
 		load := startCallers(addr, 3)
+		served := map[string]bool{} // by the server
 		s.wait("second certificate of the client", func() bool { return len(s.peerSerials()) >= 2 })
 		before, _ := s.certificates()
 		if len(before) != 1 {
@@ -159,7 +160,10 @@ func TestRotationByRequestUnderLoadLosesNothing(t *testing.T) {
 				return len(roots) == 1 && roots[0] != before[0]
 			})
 		}
-		s.wait("five certificates of the client", func() bool { return len(s.peerSerials()) >= 5 })
+		s.wait("five certificates of the client, and two of the server since", func() bool {
+			served[s.serial()] = true
+			return len(s.peerSerials()) >= 5 && len(served) >= 2
+		})
 		open.SetDeadline(time.Now().Add(patience))
 		if _, err := open.Write([]byte("y")); err != nil {
 			t.Errorf("the connection from before: %v", err)
