@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -166,23 +167,38 @@ func TestIptablesLeavesIPv6AloneWhereTheKernelHasNone(t *testing.T) {
 	}
 }
 
-func TestIptablesSaysWhichRightIsMissing(t *testing.T) {
-	h := netnstest.New(t, "pod")
+func TestIptablesNeedsOneRightAndSaysSo(t *testing.T) {
+	netnstest.New(t, "none") // or the test cannot run here
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		netnstest.Missing(t, "setpriv, of the Debian package util-linux: "+err.Error())
 	}
-	binary := t.TempDir() + "/outrider"
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "outrider")
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	script := binary + ` iptables -b '*' -i '*' --backend nftables 2>&1; echo "exit code $?"`
-	for set, want := range map[string]string{"-all": "CAP_NET_ADMIN is needed\nexit code 1", "-all,+net_admin": "redirection is in place"} {
-		out := h.Run(t, "setpriv", "--bounding-set", set, "--inh-caps", set, "sh", "-c", script)
-		if !strings.Contains(out, want) {
-			t.Errorf("capabilities %s: %s", set, out)
+	for _, d := range []string{dir, filepath.Dir(dir)} { // nobody shall reach it
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if _, err := os.Stat(binary); err != nil {
-		t.Fatal(err)
+	script := strings.ReplaceAll(`OUTRIDER iptables -b '*' -i '*' -m TPROXY --backend nftables 2>&1; echo "exit code $?"; OUTRIDER iptables -b '*' -i '*' -m TPROXY --verify; echo "verified $?"`, "OUTRIDER", binary)
+	nobody := []string{"--reuid", "65534", "--regid", "65534", "--clear-groups"}
+	for _, test := range []struct {
+		name  string
+		flags []string
+		want  []string
+	}{
+		{"root without rights", []string{"--bounding-set", "-all", "--inh-caps", "-all"}, []string{"CAP_NET_ADMIN is needed\nexit code 1\n"}},
+		{"root with one", []string{"--bounding-set", "-all,+net_admin", "--inh-caps", "-all"}, []string{"redirection is in place", "exit code 0\n", "verified 0\n"}},
+		{"another user with one", append(nobody, "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin", "--ambient-caps", "-all,+net_admin"), []string{"redirection is in place", "exit code 0\n", "verified 0\n"}},
+	} {
+		h := netnstest.New(t, "pod")
+		out := h.Run(t, "setpriv", append(test.flags, "sh", "-c", script)...)
+		for _, want := range test.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: %q is missing in: %s", test.name, want, out)
+			}
+		}
 	}
 }
