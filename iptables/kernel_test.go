@@ -294,3 +294,20 @@ func TestNftReadsInTheKernelWhatThePlanSaysInItsLanguage(t *testing.T) {
 		}
 	}
 }
+
+func TestTheCommandsOfADryRunDoWhatIsDone(t *testing.T) {
+	everyBackend(t)
+	namespace(t)
+	c := configs()["tproxy"]
+	p := NewPlan(c)
+	commands := p.Commands()
+	if len(commands) != 5 {
+		t.Fatalf("commands: %q", commands)
+	}
+	for _, l := range commands {
+		spoil(t, strings.Fields(l)...)
+	}
+	if drift, err := p.routing().drift(); err != nil || len(drift) > 0 {
+		t.Errorf("%v, %q", err, drift)
+	}
+}

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 	security "istio.io/api/security/v1alpha1"
 
@@ -78,10 +80,24 @@ func (c *Client) Issue(ctx context.Context) (*identity.Issued, error) {
 	if err == nil {
 		return issued, nil
 	}
+	awaitDeadline(ctx, err)
 	if ctx.Err() != nil && (t.stage == StageConnect || t.stage == StageRequest) {
 		err = &endedError{cause: context.Cause(ctx), ctx: ctx.Err(), last: err}
 	}
 	return nil, t.failure(err)
+}
+
+// deadlineSlack is how much earlier than we the authority may see our deadline
+// pass, which gRPC tells it.
+const deadlineSlack = time.Second
+
+// awaitDeadline returns when ctx has ended, if err is the authority's word that
+// our deadline has passed: it is the same deadline.
+func awaitDeadline(ctx context.Context, err error) {
+	deadline, ok := ctx.Deadline()
+	if ok && status.Code(err) == codes.DeadlineExceeded && time.Until(deadline) < deadlineSlack {
+		<-ctx.Done()
+	}
 }
 
 // bounded is ctx with the time-out of one request, and with an end when the
