@@ -124,16 +124,21 @@ func (s *sidecar) accessLog() string {
 // logged waits for a line of the access log that has all the words.
 func (s *sidecar) logged(words ...string) {
 	s.t.Helper()
-	s.until(fmt.Sprintf("line with %q in the access log", words), func() bool {
-		for line := range strings.Lines(s.accessLog()) {
-			found := true
-			for _, w := range words {
-				found = found && strings.Contains(line, w)
-			}
-			if found {
-				return true
-			}
+	s.until(fmt.Sprintf("line with %q in the access log", words), func() bool { return hasLine(s.accessLog(), words) })
+}
+
+// says reports whether a line of the log has all the words.
+func (s *sidecar) says(words ...string) bool { return hasLine(s.said.String(), words) }
+
+func hasLine(text string, words []string) bool {
+	for line := range strings.Lines(text) {
+		found := true
+		for _, w := range words {
+			found = found && strings.Contains(line, w)
 		}
-		return false
-	})
+		if found {
+			return true
+		}
+	}
+	return false
 }
