@@ -36,6 +36,7 @@ func TestADriftIsToldAndMended(t *testing.T) {
 		{"a rule in front", NFTables, []string{"nft", "insert", "rule", "inet", "outrider", "nat_output", "accept"}, "chain nat_output rule 1 is another"},
 		{"another port", NFTables, []string{"sh", "-c", "nft flush chain inet outrider mangle_istio_tproxy; nft add rule inet outrider mangle_istio_tproxy meta l4proto tcp tproxy ip to :1 accept"}, "chain mangle_istio_tproxy rule 1 is another"},
 		{"another port of a redirect", NFTables, []string{"sh", "-c", "nft flush chain inet outrider nat_istio_redirect; nft add rule inet outrider nat_istio_redirect meta l4proto tcp redirect to :15002"}, "chain nat_istio_redirect rule 1 is another"},
+		{"more at a rule's end", NFTables, []string{"sh", "-c", "nft flush chain inet outrider mangle_istio_divert; nft add rule inet outrider mangle_istio_divert meta mark set 0x539 drop; nft add rule inet outrider mangle_istio_divert accept"}, "chain mangle_istio_divert rule 1 is another"},
 		{"the table is gone", NFTables, []string{"nft", "delete", "table", "inet", "outrider"}, "there is no table inet outrider"},
 		{"the table sleeps", NFTables, []string{"nft", "add table inet outrider { flags dormant; }"}, "table inet outrider is dormant"},
 		{"a chain too many", NFTables, []string{"nft", "add", "chain", "inet", "outrider", "more"}, "chain more is too much"},

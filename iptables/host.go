@@ -44,7 +44,7 @@ func Nameservers(path string) ([]netip.Addr, error) {
 func (p *Plan) Commands() []string {
 	var out []string
 	for _, a := range p.Loopback {
-		out = append(out, fmt.Sprintf("ip -6 addr add %s dev lo", a))
+		out = append(out, fmt.Sprintf("ip -6 addr add %s dev lo nodad", a))
 	}
 	if p.Routes != nil {
 		families := []string{"-4"}
@@ -53,8 +53,8 @@ func (p *Plan) Commands() []string {
 		}
 		for _, f := range families {
 			out = append(out,
-				fmt.Sprintf("ip %s rule add fwmark %d lookup %d", f, p.Routes.Mark, p.Routes.Table),
-				fmt.Sprintf("ip %s route add local default dev lo table %d", f, p.Routes.Table))
+				fmt.Sprintf("ip %s rule add fwmark %d lookup %d protocol %d", f, p.Routes.Mark, p.Routes.Table, originator),
+				fmt.Sprintf("ip %s route add local default dev lo table %d proto %d", f, p.Routes.Table, originator))
 		}
 	}
 	return out

@@ -150,8 +150,8 @@ func (p Probe) do(ctx context.Context, t try) error {
 	if err != nil {
 		return fmt.Errorf("the sidecar's port is needed, before it is there: %w", err)
 	}
-	taken := make(chan result, 1)
-	go func() { taken <- accept(l) }()
+	taken := make(chan error, 1)
+	go func() { taken <- accept(l, t.to) }()
 	conn, err := p.call(ctx, t)
 	if err != nil {
 		l.Close()
@@ -164,40 +164,44 @@ func (p Probe) do(ctx context.Context, t try) error {
 		l.Close()
 		<-taken
 		return fmt.Errorf("a call to %s did not come to %s: %w", t.to, t.listen, ctx.Err())
-	case r := <-taken:
+	case err := <-taken:
 		l.Close()
-		if r.err == nil && r.to != t.to {
-			return fmt.Errorf("a call to %s came to %s as one to %s", t.to, t.listen, r.to)
+		return err
+	}
+}
+
+// accept takes connections until one was to the address. The others are of
+// somebody else: what is redirected comes here, whoever calls.
+func accept(l net.Listener, to netip.AddrPort) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
 		}
-		return r.err
+		was, err := destination(c)
+		c.Close()
+		if err == nil && was == to {
+			return nil
+		}
 	}
 }
 
-type result struct {
-	to  netip.AddrPort
-	err error
-}
-
-// accept takes one connection and tells where it was to.
-func accept(l net.Listener) result {
-	c, err := l.Accept()
-	if err != nil {
-		return result{err: err}
-	}
-	defer c.Close()
+// destination is where a connection was to before it was redirected.
+func destination(c net.Conn) (to netip.AddrPort, err error) {
 	tcp, ok := c.(syscall.Conn)
 	if !ok {
-		return result{err: fmt.Errorf("connection of type %T", c)}
+		return to, fmt.Errorf("connection of type %T", c)
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return result{err: err}
+		return to, err
 	}
-	var out result
-	four := netip.MustParseAddrPort(c.LocalAddr().String()).Addr().Is4()
-	err = raw.Control(func(fd uintptr) { out.to, out.err = originalDst(int(fd), four) })
-	out.err = errors.Join(err, out.err)
-	return out
+	local, ok := c.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return to, fmt.Errorf("local address %s is none of TCP", c.LocalAddr())
+	}
+	outer := raw.Control(func(fd uintptr) { to, err = originalDst(int(fd), local.IP.To4() != nil) })
+	return to, errors.Join(outer, err)
 }
 
 // soOriginalDst is SO_ORIGINAL_DST, and IP6T_SO_ORIGINAL_DST

@@ -78,6 +78,37 @@ func TestProbeTellsWhatDoesNotWork(t *testing.T) {
 	}
 }
 
+func TestProbeIsNotTakenInByCallsOfOthers(t *testing.T) {
+	pod, i, log := probed(t)
+	c := iptables.Default()
+	c.IPv6, c.AllOutbound = false, true
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { // calls the sidecar's port all the time, and is not redirected
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if c, err := pod.Connect(netnstest.Dial{Timeout: time.Second}, "127.0.0.1:15001"); err == nil {
+				c.Close()
+			}
+		}
+	}()
+	if err := probe(t, pod, i, c, 300*time.Millisecond); err == nil {
+		t.Errorf("there is no redirection, and all works:\n%s", log)
+	}
+	if err := pod.Do(func() error { return i.Apply(t.Context(), c) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := probe(t, pod, i, c, 10*time.Second); err != nil {
+		t.Error(err)
+	}
+	close(stop)
+	<-done
+}
+
 func TestProbeCallsWhatIsRedirectedAndLeavesOutTheRest(t *testing.T) {
 	pod, i, log := probed(t)
 	c := iptables.Default()
