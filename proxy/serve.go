@@ -59,12 +59,13 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 		chain.filters.Refused(info)
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
-	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead}
+	live := l.server.peers.watch(chain.ctx, info)
+	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream}
 	if snap.intercepts && info.UpstreamSource == nil { // else it goes on from a client's address
-		conn.Connected = func() { l.sources.add(info.UpstreamLocal.AddrPort) }
+		conn.Connected = func() { live.upstream(); l.sources.add(info.UpstreamLocal.AddrPort) }
 		defer func() { l.sources.remove(info.UpstreamLocal.AddrPort) }()
 	}
-	return l, chain.filters.Serve(chain.ctx, conn)
+	return l, live.done(chain.filters.Serve(live.ctx, conn))
 }
 
 // handOff is the listener that a restored destination belongs to

@@ -67,6 +67,9 @@ type Options struct {
 	// Secrets feeds secrets of gRPC sources from within the process, in place
 	// of an SDS stream; nil streams.
 	Secrets certs.Feed
+	// Peers says which open connections end when their peer would not be let
+	// in any more.
+	Peers PeerOptions
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }
@@ -83,6 +86,7 @@ type Server struct {
 	secrets   *certs.Store
 	clusters  *cluster.Set
 	listeners *listeners
+	peers     *peers
 	logs      *accesslog.Files
 
 	adminAccess   []filter.AccessLogger
@@ -134,6 +138,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.secrets.SetStatic(boot.Secrets)
 	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter})
 	s.listeners = newListeners(s)
+	s.peers = newPeers(opts.Peers, s.log, s.registry)
 	if err := s.clusters.Apply(boot.Clusters); err != nil {
 		return nil, err
 	}
@@ -159,6 +164,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.discovery.run(background) })
 	group.Go(func() error { return s.serveAdmin(background) })
 	group.Go(func() error { return s.logs.Run(background) })
+	group.Go(func() error { return s.peers.run(background) })
 	group.Go(func() error { s.begin(background); return nil })
 	group.Go(func() error {
 		select {

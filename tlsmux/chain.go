@@ -17,27 +17,34 @@ import (
 const defaultVerifyDepth = 100
 
 // chain verifies the signatures up to a root, the times, what the keys may be
-// used for, and the revocation lists. Without roots it is nil.
-func (p *policy) chain(q question) *HandshakeError {
+// used for, and the revocation lists. Without roots it is nil. Of several good
+// ways to a root, what it returns is of the one that is good for longest.
+func (p *policy) chain(q question) (vetted, *HandshakeError) {
 	if len(p.Roots) == 0 && p.bundles == nil {
-		return nil
+		return vetted{}, nil
 	}
 	key := chainKey(q.chain, q.side)
-	if p.cache.holds(key, q.now) {
-		return nil
+	if v, ok := p.cache.get(key, q.now); ok {
+		return v, nil
 	}
 	chains, err := p.build(q)
 	if err != nil {
-		return p.chainFailure(err, q)
+		return vetted{}, p.chainFailure(err, q)
 	}
-	var f *HandshakeError
-	for _, good := range chains {
-		if f = p.acceptable(good, q); f == nil {
-			p.cache.put(key, good, p.CRLs, p.AllowExpired)
-			return nil
+	var best vetted
+	var last *HandshakeError
+	for _, one := range chains {
+		if f := p.acceptable(one, q); f != nil {
+			last = f
+		} else if v := p.vettedOf(one); best.root == nil || v.to.After(best.to) {
+			best = v
 		}
 	}
-	return f
+	if best.root == nil {
+		return vetted{}, last
+	}
+	p.cache.put(key, best)
+	return best, nil
 }
 
 // build finds the ways from the leaf to an anchor. An intermediate among the
@@ -166,7 +173,7 @@ func (p *policy) revoked(cert, issuer *x509.Certificate, now time.Time) *Handsha
 	}
 	for _, e := range crl.RevokedCertificateEntries {
 		if e.SerialNumber.Cmp(cert.SerialNumber) == 0 && e.ReasonCode != removeFromCRL {
-			return fail("certificate revoked", "was revoked: %q, serial %x, is on the list of %q since %s", cert.Subject, cert.SerialNumber, issuer.Subject, stamp(e.RevocationTime))
+			return fail(revokedPhrase, "was revoked: %q, serial %x, is on the list of %q since %s", cert.Subject, cert.SerialNumber, issuer.Subject, stamp(e.RevocationTime))
 		}
 	}
 	return nil
@@ -175,8 +182,12 @@ func (p *policy) revoked(cert, issuer *x509.Certificate, now time.Time) *Handsha
 // removeFromCRL takes an entry back (RFC 5280, section 5.3.1).
 const removeFromCRL = 8
 
-// crlPhrase is what BoringSSL's text and ours begin with.
-const crlPhrase = "certificate revocation check against provided CRLs failed: "
+// crlPhrase is what BoringSSL's text and ours begin with, revokedPhrase how it
+// goes on where the certificate is on a list.
+const (
+	crlPhrase     = "certificate revocation check against provided CRLs failed: "
+	revokedPhrase = "certificate revoked"
+)
 
 func crlEnded(crl *x509.RevocationList, now time.Time) bool {
 	return !crl.NextUpdate.IsZero() && now.After(crl.NextUpdate)

@@ -12,7 +12,17 @@ import (
 // bundle or another list begins with an empty one. Times are still checked.
 type chainCache struct {
 	mu      sync.Mutex
-	entries map[[sha256.Size]byte]window // guarded by mu
+	entries map[[sha256.Size]byte]vetted // guarded by mu
+}
+
+// vetted is what is known of a chain that was verified.
+type vetted struct {
+	window
+	// root is the anchor that it leads to; until is when the first of its
+	// certificates ends, zero where that does not matter. The zero vetted is of
+	// a policy that verifies no chain.
+	root  *x509.Certificate
+	until time.Time
 }
 
 // window is the time within which every certificate and list of a chain is
@@ -32,31 +42,40 @@ func chainKey(chain []*x509.Certificate, side Side) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-func (c *chainCache) holds(key [sha256.Size]byte, now time.Time) bool {
+func (c *chainCache) get(key [sha256.Size]byte, now time.Time) (v vetted, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w, ok := c.entries[key]
-	return ok && !now.Before(w.from) && !now.After(w.to)
+	v, ok = c.entries[key]
+	return v, ok && !now.Before(v.from) && !now.After(v.to)
 }
 
-// put remembers a good chain for as long as its certificates and the lists are
-// in their time; at any time, if that does not matter.
-func (c *chainCache) put(key [sha256.Size]byte, chain []*x509.Certificate, crls []*x509.RevocationList, anyTime bool) {
-	w := window{chain[0].NotBefore, chain[0].NotAfter}
+// vettedOf is what a good chain, up to its root, is good for: as long as its
+// certificates and the lists are in their time; at any time, if that does not
+// matter.
+func (p *policy) vettedOf(chain []*x509.Certificate) vetted {
+	v := vetted{window: window{chain[0].NotBefore, chain[0].NotAfter}, root: chain[len(chain)-1]}
 	for _, cert := range chain[1:] {
-		w.narrow(cert.NotBefore, cert.NotAfter)
+		v.narrow(cert.NotBefore, cert.NotAfter)
 	}
-	for _, crl := range crls {
-		if !anyTime && !crl.NextUpdate.IsZero() {
-			w.narrow(crl.ThisUpdate, crl.NextUpdate)
+	if p.AllowExpired {
+		return v
+	}
+	v.until = v.to
+	for _, crl := range p.CRLs {
+		if !crl.NextUpdate.IsZero() {
+			v.narrow(crl.ThisUpdate, crl.NextUpdate)
 		}
 	}
+	return v
+}
+
+func (c *chainCache) put(key [sha256.Size]byte, v vetted) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.entries == nil || len(c.entries) >= maxChains {
-		c.entries = map[[sha256.Size]byte]window{}
+		c.entries = map[[sha256.Size]byte]vetted{}
 	}
-	c.entries[key] = w
+	c.entries[key] = v
 }
 
 func (w *window) narrow(from, to time.Time) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"time"
 
 	"outrider/certs"
 )
@@ -94,6 +95,9 @@ func (c *Client) complete(m *material) {
 		pair := m.local.forClient(req)
 		if pair == nil {
 			return &tls.Certificate{}, nil // none
+		}
+		if err := m.presentable(pair, time.Now()); err != nil {
+			return nil, err
 		}
 		if a := attemptOf(req.Context()); a != nil {
 			a.local = pair

@@ -108,6 +108,7 @@ func (s *secrets) policy(static *certs.Validation) (*policy, error) {
 
 // material is what handshakes need, made from one revision of the secrets.
 type material struct {
+	endpoint *endpoint
 	revision uint64
 	day      int64 // of our own ticket keys
 	config   *tls.Config
@@ -157,6 +158,9 @@ type endpoint struct {
 	current atomic.Pointer[material]
 	build   sync.Mutex
 	keyLog  io.Writer // guarded by build; opened with the first material
+	// standing is the policy that State.Standing asks where current is of an
+	// older revision.
+	standing atomic.Pointer[revised]
 }
 
 // fresh is the material if it is of that revision and day, else nil.
@@ -193,7 +197,7 @@ func (e *endpoint) base() (*material, error) {
 	if cfg.CipherSuites == nil {
 		cfg.CipherSuites = defaultCipherSuites()
 	}
-	return &material{config: cfg, policy: policy, local: newSelector(pairs)}, nil
+	return &material{endpoint: e, config: cfg, policy: policy, local: newSelector(pairs)}, nil
 }
 
 // defaultCipherSuites are Envoy's: no suite without forward secrecy or
@@ -224,6 +228,7 @@ func (m *material) state(cs *tls.ConnectionState, q question, local *tls.Certifi
 	s := &State{
 		Version: cs.Version, CipherSuite: cs.CipherSuite, Curve: cs.CurveID, SNI: cs.ServerName,
 		ALPN: cs.NegotiatedProtocol, Resumed: cs.DidResume, Peer: cs.PeerCertificates,
+		endpoint: m.endpoint,
 	}
 	if local != nil {
 		s.Local = local.Leaf
@@ -237,6 +242,11 @@ func (m *material) state(cs *tls.ConnectionState, q question, local *tls.Certifi
 		if f := m.policy.verify(q); f != nil {
 			m.policy.describe(f, q)
 			s.PeerVerified, s.Unverified = false, f
+		}
+	}
+	if s.PeerVerified {
+		if v, f := m.policy.chain(q); f == nil { // it has just been found good
+			s.Root, s.PeerUntil = v.root, v.until
 		}
 	}
 	return s

@@ -19,6 +19,9 @@ const (
 	// Ours: a secret has never come, or the context cannot be used.
 	ReasonNotReady Reason = "secret_not_ready"
 	ReasonUnusable Reason = "context_unusable"
+	// The certificate that we would present has ended: Err is an
+	// *OwnExpiredError.
+	ReasonOwnExpired Reason = "own_certificate_expired"
 
 	// The peer's certificate.
 	ReasonNoCert      Reason = "no_certificate"
@@ -152,7 +155,7 @@ func (e *HandshakeError) SSLCounter() string {
 		return "fail_verify_san"
 	case ReasonHash:
 		return "fail_verify_cert_hash"
-	case ReasonNotReady, ReasonUnusable, ReasonEOF, ReasonReset, ReasonTimeout, ReasonCanceled:
+	case ReasonNotReady, ReasonUnusable, ReasonOwnExpired, ReasonEOF, ReasonReset, ReasonTimeout, ReasonCanceled:
 		return ""
 	}
 	return "connection_error"

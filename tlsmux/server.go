@@ -40,11 +40,14 @@ func (s *Server) Secrets() []*certs.Handle { return s.secrets.all() }
 
 // Handshake takes c through a handshake, bounded by ctx. Its error is a
 // *HandshakeError; c is left to the caller, who closes it. Where a secret is
-// missing nothing is written.
+// missing, or all our certificates have ended, nothing is written.
 func (s *Server) Handshake(ctx context.Context, c net.Conn) (*Conn, error) {
 	m, err := s.material()
 	if err != nil {
 		return nil, notReady(Downstream, err)
+	}
+	if err := m.anyPresentable(time.Now()); err != nil {
+		return nil, err
 	}
 	r := newRecords(c)
 	return m.shake(ctx, tls.Server(r, m.config), r, Downstream)
@@ -84,7 +87,8 @@ func (s *Server) complete(m *material, day int64) error {
 	cfg.ClientCAs = m.policy.namedCAs()
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error { return s.verify(m.policy, &cs) }
 	cfg.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return m.local.forServer(hello, s.cfg.FullScanCertificates), nil
+		pair := m.local.forServer(hello, s.cfg.FullScanCertificates)
+		return pair, m.presentable(pair, time.Now())
 	}
 	cfg.SessionTicketsDisabled = s.cfg.DisableTickets
 	if !s.cfg.DisableTickets {

@@ -114,7 +114,7 @@ func (p *policy) judge(q question) error {
 // against. The order is Envoy's: chain, names, hashes.
 func (p *policy) verify(q question) *HandshakeError {
 	leaf := q.chain[0]
-	if f := p.chain(q); f != nil {
+	if _, f := p.chain(q); f != nil {
 		return f
 	}
 	sans := q.sans

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,9 @@ type lifecycleFlags struct {
 	holdS, minDrainS    uint32
 	exitOnZero          bool
 	loopGuard           bool
+
+	onExpired, onRootRemoved, onRevoked string
+	endGrace, endJitter                 time.Duration
 }
 
 func (f *lifecycleFlags) register(c *cobra.Command) {
@@ -25,6 +29,11 @@ func (f *lifecycleFlags) register(c *cobra.Command) {
 	fs.Uint32Var(&f.holdS, "hold-until-ready-s", 0, "seconds after the start for which connections are held whose secrets or clusters are not there yet; 0 does not hold (docs/lifecycle.md)")
 	fs.BoolVar(&f.exitOnZero, "exit-on-zero-connections", true, "after SIGTERM, end when no connection is open; if false, OUTBOUND listeners go on for --drain-time-s")
 	fs.Uint32Var(&f.minDrainS, "minimum-drain-time-s", 0, "seconds after SIGTERM for which OUTBOUND listeners go on though no connection is open")
+	fs.StringVar(&f.onExpired, "on-peer-expired", "keep", "keep or close open connections whose peer's certificate has expired")
+	fs.StringVar(&f.onRootRemoved, "on-root-removed", "keep", "keep or close open connections whose peer's root is not trusted any more")
+	fs.StringVar(&f.onRevoked, "on-peer-revoked", "keep", "keep or close open connections whose peer's certificate is on a revocation list now")
+	fs.DurationVar(&f.endGrace, "end-grace", 0, "how long a connection that is to be closed for that goes on")
+	fs.DurationVar(&f.endJitter, "end-jitter", 5*time.Second, "the longest time that is added to it at random")
 	fs.BoolVar(&f.loopGuard, "loop-guard", false, "refuse connections to listeners that take redirected ones, if they were not redirected")
 }
 
@@ -35,6 +44,14 @@ func (f *lifecycleFlags) check() error {
 	case f.minDrainS > 0 && !f.exitOnZero:
 		return &usageError{errors.New("--minimum-drain-time-s is for --exit-on-zero-connections: without it the whole drain time is waited for")}
 	}
+	for flag, value := range map[string]string{"on-peer-expired": f.onExpired, "on-root-removed": f.onRootRemoved, "on-peer-revoked": f.onRevoked} {
+		if value != "keep" && value != "close" {
+			return &usageError{fmt.Errorf("--%s %q: it is keep or close", flag, value)}
+		}
+	}
+	if f.endGrace < 0 || f.endJitter < 0 {
+		return &usageError{errors.New("--end-grace and --end-jitter are not negative")}
+	}
 	return nil
 }
 
@@ -44,5 +61,9 @@ func (f *lifecycleFlags) apply(o *proxy.Options) {
 	o.DrainFully = !f.exitOnZero
 	o.MinDrainTime = time.Duration(f.minDrainS) * time.Second
 	o.LoopGuard = f.loopGuard
+	o.Peers = proxy.PeerOptions{
+		Expired: f.onExpired == "close", RootRemoved: f.onRootRemoved == "close", Revoked: f.onRevoked == "close",
+		Grace: f.endGrace, Jitter: f.endJitter,
+	}
 	o.ServerFirstWait = time.Duration(f.serverFirstWaitMsec) * time.Millisecond
 }

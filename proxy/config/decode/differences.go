@@ -25,6 +25,8 @@ var differences = []difference{
 	{"a listener whose secret is missing", "is bound at once and refuses its handshakes with the reason; Envoy does not open the port. An update that lacks its secrets waits, however long, and the working version goes on; Envoy switches over after initial_fetch_timeout and resets every connection."},
 	{"an update of a listener", "touches only the connections of filter chains that changed, whatever else changed; Envoy drains the whole listener unless only filter chains changed."},
 	{"session resumption", "is verified again by the current roots, lists and matchers."},
+	{"a certificate of our own that has expired", "is not presented: the handshake ends on our side, with the secret, its end, our clock and the last failure to renew it. Envoy presents it, and only the peer's alert tells."},
+	{"open connections", "can be ended when their peer's certificate expires, its root is removed or it is revoked (--on-peer-expired, --on-root-removed, --on-peer-revoked); by default they go on, as in Envoy."},
 	{"tls_maximum_protocol_version", "of a client is TLS 1.3 if it is not set; Envoy's is 1.2, in which a client's certificate goes in the clear."},
 	{"listener_filters_timeout", "0 waits for ever for a client that is silent, as in Envoy; one that has begun a ClientHello or a PROXY header has 15 s. At most 8192 connections may wait, and the oldest is shed."},
 	{"SIGTERM", "drains for --drain-time-s: OUTBOUND listeners go on as long as a connection is open, all others stop at once. Each further one skips a stage; Envoy ends at the first."},
