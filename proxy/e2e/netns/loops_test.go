@@ -47,16 +47,15 @@ func isLoop(t *testing.T, s *sidecar, from *host, address string) {
 
 // few is how many connections a refused one may come to: into the sidecar, and
 // through it once or twice, until it knows its own.
-const few = 4
+const few = 32
 
 // The redirection leaves another user alone than the sidecar's, as if it had
 // been installed for another proxy.
 func TestASidecarWhoseOwnConnectionsAreRedirectedRefusesThem(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
-		applications(t, w.plain)
 		w.deliver(w.client)
 		w.rules(w.client, "-u", "4711", "-g", "4711", "-x", "10.4.0.0/24")
-		client := w.launch(w.client, "")
+		client := w.launch(w.client, w.serverService())
 		client.ready()
 		eachFamily(t, func(t *testing.T, f family) {
 			isLoop(t, client, w.client, f.at(w.plain, echoPort))

@@ -63,19 +63,24 @@ func TestUnchangedApplicationsSpeakMutualTLSOnTheWire(t *testing.T) {
 		applications(t, w.server)
 		server := w.sidecar(w.server, serverPorts())
 		w.sidecar(w.client, w.serverService())
-		eachFamily(t, func(t *testing.T, f family) {
-			wire := w.router.Capture(t, "server")
-			for _, port := range []int{echoPort, strictPort} {
-				secret := marker("secret")
-				w.client.reaches(t, f.at(w.server, port), secret)
-				if has(t, wire, w.pass(t, f), secret) {
-					t.Errorf("port %d: the wire has the plaintext", port)
-				}
-				server.logged(f.at(w.server, port), "peer="+id(w.client), "tls=TLSv1.3", fmt.Sprintf("rx=%d", len(secret)+1))
-			}
-			if !wire.Wait(func(frame []byte) bool { return bytes.Contains(frame, []byte(tlsHandshake)) }) {
-				t.Error("the wire has no TLS")
-			}
-		})
+		eachFamily(t, func(t *testing.T, f family) { w.hidesAllFromTheWire(t, f, server) })
 	})
+}
+
+// hidesAllFromTheWire has the client call the server, and looks at the wire
+// between them and at whom the server's sidecar has taken the caller for.
+func (w *world) hidesAllFromTheWire(t *testing.T, f family, server *sidecar) {
+	t.Helper()
+	wire := w.router.Capture(t, "server")
+	for _, port := range []int{echoPort, strictPort} {
+		secret := marker("secret")
+		w.client.reaches(t, f.at(w.server, port), secret)
+		if has(t, wire, w.pass(t, f), secret) {
+			t.Errorf("port %d: the wire has the plaintext", port)
+		}
+		server.logged(f.at(w.server, port), "peer="+id(w.client)+" ", "tls=TLSv1.3", fmt.Sprintf("rx=%d ", len(secret)+1))
+	}
+	if !wire.Wait(func(frame []byte) bool { return bytes.Contains(frame, []byte(tlsHandshake)) }) {
+		t.Error("the wire has no TLS")
+	}
 }
