@@ -25,10 +25,10 @@ func intercepts(cfg *config.Listener) bool {
 // would not.
 //
 // A restored destination that is one of our own intercepting listeners is
-// always a loop. So is a connection that comes from where this listener
-// connects from: what the proxy sends is redirected to the proxy. That is seen
-// as soon as the connection before it knows its source, so after a round or
-// two. A connection to such a listener that was not redirected is one
+// always a loop. So is a connection by a socket with which one goes on that this
+// listener has accepted, whichever listener served it: what the proxy sends is
+// redirected to the proxy. A connection to such a listener that was not
+// redirected is one
 // under Options.LoopGuard only: it is what a test without redirection does, and
 // Envoy serves it.
 func (l *liveListener) loops(snap *snapshot, info *flow.Info) error {
@@ -41,7 +41,7 @@ func (l *liveListener) loops(snap *snapshot, info *flow.Info) error {
 		}
 		return nil
 	}
-	if l.sources.has(info.DirectRemote.AddrPort) {
+	if l.sources.has(info.DirectRemote.AddrPort, info.Local.AddrPort) {
 		return fmt.Errorf("loop: %s is this proxy's own connection to %s: the redirection does not leave out what the proxy sends", info.DirectRemote, info.Local)
 	}
 	if owner := l.server.listeners.interceptorAt(info.Local.AddrPort); owner != nil {
@@ -92,38 +92,6 @@ func (ls *listeners) interceptorAt(dst netip.AddrPort) *liveListener {
 		}
 	}
 	return nil
-}
-
-// sources are the addresses that a listener's connections go on from. The zero
-// value is ready.
-type sources struct {
-	mu   sync.Mutex
-	open map[netip.AddrPort]struct{} // guarded by mu
-}
-
-func (s *sources) add(a netip.AddrPort) {
-	if !a.IsValid() {
-		return // a unix socket
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
-		s.open = map[netip.AddrPort]struct{}{}
-	}
-	s.open[a] = struct{}{}
-}
-
-func (s *sources) remove(a netip.AddrPort) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.open, a)
-}
-
-func (s *sources) has(a netip.AddrPort) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, there := s.open[a]
-	return there
 }
 
 // ownAddresses are the addresses of this machine. The zero value is ready.

@@ -80,8 +80,8 @@ static_resources:
 		t.Errorf("got %q, %v, want the end", b, err)
 	}
 	scope := r.registry.Scope("listener").Tagged("envoy_listener_address", "127.0.0.1_15001")
-	if refused, total := scope.Counter("loop_refused").Value(), scope.Counter("downstream_cx_total").Value(); refused == 0 || total > 20 {
-		t.Errorf("%d connections, of which %d were refused as loops; want a few, and one", total, refused)
+	if refused, total := scope.Counter("loop_refused").Value(), scope.Counter("downstream_cx_total").Value(); refused != 1 || total != 2 {
+		t.Errorf("%d connections, of which %d were refused as loops; want two, and one", total, refused)
 	}
 }
 

@@ -25,6 +25,11 @@ import (
 func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (owner *liveListener, err error) {
 	snap := l.current()
 	info.Listener = snap.cfg.Name
+	if snap.intercepts {
+		own := &passage{in: &l.sources}
+		info.UpstreamSocket = own.add
+		defer own.end()
+	}
 	watch := l.watchServer(ctx, snap, info)
 	defer watch.close()
 	first, err := watch.sniff(func(s listener.Server) (bool, error) { return snap.filters.RunWatching(ctx, c, info, s) })
@@ -61,10 +66,6 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	}
 	live := l.server.peers.watch(chain.ctx, info)
 	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream}
-	if snap.intercepts && info.UpstreamSource == nil { // else it goes on from a client's address
-		conn.Connected = func() { live.upstream(); l.sources.add(info.UpstreamLocal.AddrPort) }
-		defer func() { l.sources.remove(info.UpstreamLocal.AddrPort) }()
-	}
 	return l, live.done(chain.filters.Serve(live.ctx, conn))
 }
 

@@ -172,11 +172,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, req *Request) (*Conn, er
 
 // open is the dial and the transport socket; the stage is where an error was.
 func (c *Cluster) open(ctx context.Context, spec *hostSpec, req *Request) (relay.Conn, *tlsmux.State, flow.Stage, error) {
-	var from *flow.Source
-	if req.Info != nil {
-		from = req.Info.UpstreamSource
-	}
-	raw, err := c.dialer.dialFrom(ctx, from, append([]config.Address{spec.address}, spec.additional...)...)
+	raw, err := c.dialer.of(req.Info).dial(ctx, append([]config.Address{spec.address}, spec.additional...)...)
 	if err != nil {
 		return nil, nil, flow.StageConnect, err
 	}

@@ -28,16 +28,21 @@ type dialer struct {
 	keepalive *config.Keepalive
 	// from takes the place of bind's source; nil for none.
 	from *flow.Source
+	// tell is told of each TCP socket before it connects; nil for nobody.
+	tell func(to netip.AddrPort, socket syscall.RawConn)
 }
 
-// dialFrom is dial from another source.
-func (d *dialer) dialFrom(ctx context.Context, from *flow.Source, addresses ...config.Address) (net.Conn, error) {
-	if from == nil {
-		return d.dial(ctx, addresses...)
+// of is the dialer of one connection, which may have a source of its own. Nil is
+// no connection's.
+func (d *dialer) of(info *flow.Info) *dialer {
+	if info == nil || info.UpstreamSource == nil && info.UpstreamSocket == nil {
+		return d
 	}
-	other := *d
-	other.from = from
-	return other.dial(ctx, addresses...)
+	own := *d
+	if own.from = info.UpstreamSource; own.from == nil {
+		own.tell = info.UpstreamSocket
+	}
+	return &own
 }
 
 func newDialer(cfg *config.Cluster, fallback config.BindConfig) *dialer {
@@ -161,8 +166,13 @@ func (d *dialer) dialOne(ctx context.Context, a config.Address) (net.Conn, error
 	if source.IsValid() {
 		nd.LocalAddr = net.TCPAddrFromAddrPort(source)
 	}
-	if source.IsValid() || len(d.bind.Options) > 0 {
-		nd.Control = func(_, _ string, raw syscall.RawConn) error { return d.control(raw, a.AddrPort.Addr(), source) }
+	if source.IsValid() || len(d.bind.Options) > 0 || d.tell != nil {
+		nd.Control = func(_, _ string, raw syscall.RawConn) error {
+			if d.tell != nil {
+				d.tell(a.AddrPort, raw)
+			}
+			return d.control(raw, a.AddrPort.Addr(), source)
+		}
 	}
 	conn, err := nd.DialContext(ctx, "tcp", a.AddrPort.String())
 	if err != nil && source.IsValid() && isBind(err) {

@@ -53,8 +53,8 @@ func scratch(info *flow.Info) *flow.Info {
 	s := &flow.Info{
 		Remote: info.Remote, DirectRemote: info.DirectRemote,
 		Local: info.Local, DirectLocal: info.DirectLocal, LocalRestored: info.LocalRestored,
-		UpstreamSource: info.UpstreamSource,
-		ProxyHeader:    info.ProxyHeader, TLVs: info.TLVs,
+		UpstreamSource: info.UpstreamSource, UpstreamSocket: info.UpstreamSocket,
+		ProxyHeader: info.ProxyHeader, TLVs: info.TLVs,
 		Listener: info.Listener, FilterChain: info.FilterChain,
 		TransportProtocol: info.TransportProtocol, SNI: info.SNI, ALPNs: info.ALPNs,
 		Downstream:  info.Downstream,

@@ -6,6 +6,7 @@ package flow
 import (
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -62,6 +63,10 @@ type Info struct {
 	// UpstreamSource is from where to connect upstream; nil leaves it to the
 	// cluster.
 	UpstreamSource *Source
+	// UpstreamSocket, if there is one, is told of each TCP socket before it
+	// connects upstream, and to where; from any goroutine. Those from
+	// UpstreamSource are left out.
+	UpstreamSocket func(to netip.AddrPort, socket syscall.RawConn)
 
 	// ProxyHeader says that the client sent a PROXY header, and TLVs are those
 	// that may go on to the upstream's.
