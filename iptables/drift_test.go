@@ -90,6 +90,7 @@ func TestAFailureAtAnyStepLeadsBackToWhatThereWas(t *testing.T) {
 		for _, first := range []Backend{"", NFTables, IPTNFT, IPTLegacy} {
 			for n, last := 0, false; !last; n++ {
 				t.Run(fmt.Sprintf("%s after %q, step %d", name, first, n+1), func(t *testing.T) {
+					last = true // unless it is found that there are more
 					namespace(t)
 					if first != "" {
 						if err := installer(first).Apply(t.Context(), old); err != nil {
