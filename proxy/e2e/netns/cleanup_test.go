@@ -3,6 +3,7 @@
 package netns
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -58,9 +59,23 @@ func (w *world) network(t *testing.T, h *host) string {
 	}
 	for _, command := range commands {
 		words := strings.Fields(command)
-		all.WriteString("# " + command + "\n" + h.Run(t, words[0], words[1:]...))
+		all.WriteString("# " + command + "\n" + settled(h.Run(t, words[0], words[1:]...)))
 	}
 	return all.String()
+}
+
+// settled leaves out what the kernel makes by itself, and when it likes: its own
+// routes, and link-local addresses.
+func settled(text string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "proto kernel") {
+			continue
+		}
+		words := slices.DeleteFunc(strings.Fields(line), func(w string) bool { return strings.HasPrefix(w, "fe80:") })
+		kept.WriteString(strings.Join(words, " ") + "\n")
+	}
+	return kept.String()
 }
 
 // rules are what iptables-save prints, but for what is there without rules: the
