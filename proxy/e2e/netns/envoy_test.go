@@ -18,13 +18,13 @@ func TestRealEnvoyInTheServersPlaceDoesTheSame(t *testing.T) {
 	if os.Getenv("ENVOY") == "" {
 		netnstest.Missing(t, "real Envoy, which the environment variable ENVOY names")
 	}
+	program := binary(t, "ENVOY")
 	everywhere(t, func(t *testing.T, w *world) {
 		applications(t, w.server)
 		w.sidecar(w.client, w.serverService())
 		w.deliver(w.server)
 		w.rules(w.server)
 		w.agent(w.server)
-		program := binary(t, "ENVOY")
 		for _, mode := range []string{"PERMISSIVE", "STRICT", "DISABLE"} {
 			t.Run(mode, func(t *testing.T) {
 				server := w.envoy(program, w.server, serverPorts()+"mtls: "+mode+"\n")

@@ -67,6 +67,14 @@ func TestAnApplicationThatRunsAsTheSidecarsUserPassesItBy(t *testing.T) {
 			if in, out := server.inbound()-in, client.outbound()-out; in != 2 || out != 0 {
 				t.Errorf("the server's sidecar takes %d connections, its own %d; want 2 and none", in, out)
 			}
+			// To its own host it is taken for the sidecar, whose calls are inbound there.
+			in = client.inbound()
+			if got, err := w.client.callAs(proxyUser, f.at(w.client, 7777), "x"); err != nil {
+				t.Errorf("to its own host: got %q %v", got, err)
+			}
+			if n := client.inbound() - in; n != 1 {
+				t.Errorf("to its own host %d connections come of it, want 1", n)
+			}
 		})
 	})
 }

@@ -24,7 +24,8 @@ import (
 const patience = 20 * time.Second
 
 // binary is a copy of the program that the environment variable names, where any
-// user may run it. A missing one fails the test.
+// user may run it. A missing one fails the test. It is not for tests that run
+// beside others: what those start would hold the file open for writing.
 func binary(t *testing.T, name string) string {
 	t.Helper()
 	path := os.Getenv(name)

@@ -71,11 +71,12 @@ type world struct {
 
 // everywhere runs a test in a world for each backend and way to redirect.
 func everywhere(t *testing.T, test func(t *testing.T, w *world)) {
+	program := binary(t, "OUTRIDER")
 	for _, backend := range []string{"nftables", "iptables"} {
 		for _, mode := range []string{"REDIRECT", "TPROXY"} {
 			t.Run(backend+"/"+mode, func(t *testing.T) {
 				t.Parallel()
-				test(t, newWorld(t, setup{backend, mode}))
+				test(t, newWorld(t, setup{backend, mode}, program))
 			})
 		}
 	}
@@ -88,11 +89,11 @@ func eachFamily(t *testing.T, test func(t *testing.T, f family)) {
 	}
 }
 
-// newWorld makes the hosts, and starts the authority.
-func newWorld(t *testing.T, s setup) *world {
+// newWorld makes the hosts, and starts the authority; program is outrider's.
+func newWorld(t *testing.T, s setup, program string) *world {
 	t.Helper()
 	needPrograms(t)
-	w := &world{t: t, setup: s, outrider: binary(t, "OUTRIDER"), router: netnstest.New(t, "router")}
+	w := &world{t: t, setup: s, outrider: program, router: netnstest.New(t, "router")}
 	w.router.Forward(t)
 	w.client, w.server, w.plain, w.ca = w.host("client", 1), w.host("server", 2), w.host("plain", 3, 9), w.host("ca", 4)
 	w.startAuthority()
