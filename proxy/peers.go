@@ -1,14 +1,16 @@
 package proxy
 
 import (
+	"container/heap"
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
+	"outrider/certs"
 	"outrider/proxy/flow"
 	"outrider/proxy/stats"
 	"outrider/tlsmux"
@@ -27,37 +29,47 @@ type PeerOptions struct {
 
 func (o PeerOptions) any() bool { return o.Expired || o.RootRemoved || o.Revoked }
 
-// peers are the open connections whose peers are watched. There is nothing to
-// it unless an option asks for it.
+// delay is the grace with its jitter.
+func (o PeerOptions) delay() time.Duration {
+	if o.Jitter <= 0 {
+		return o.Grace
+	}
+	return o.Grace + rand.N(o.Jitter)
+}
+
+// peers are the open connections whose peers are watched, in the order in which
+// they are to end and by the bundle that their peers were verified with. There
+// is nothing to it unless an option asks for it.
 type peers struct {
 	opts  PeerOptions
-	log   *slog.Logger
 	ended map[string]*stats.Counter // by details
+	wake  chan struct{}             // one element: run must look again
 
-	mu   sync.Mutex
-	legs map[*leg]bool // guarded by mu
+	mu      sync.Mutex
+	due     dueLegs                   // guarded by mu
+	bundles map[*certs.Handle]*bundle // guarded by mu
 }
 
-// leg is one side of a connection that speaks TLS. Its fields belong to look.
+// bundle is a secret of roots with the legs whose peers it was that vouched
+// for.
+type bundle struct {
+	legs    map[*leg]bool // guarded by peers.mu
+	watched bool          // of peers.run alone
+}
+
+// leg is one side of a connection that speaks TLS. Its fields below are guarded
+// by peers.mu.
 type leg struct {
-	state  *tlsmux.State
-	side   string
-	id     uint64
-	end    context.CancelCauseFunc
-	seen   uint64    // the bundle's revision that the peer was last held against
-	due    time.Time // when it ends; zero if nothing is wrong
-	reason *peerError
-}
+	state *tlsmux.State
+	side  string
+	end   context.CancelCauseFunc
 
-// peerError is why a connection ends: %CONNECTION_TERMINATION_DETAILS% is its
-// details.
-type peerError struct {
-	details string
-	err     error
+	expiry time.Time // when it ends for its peer's time; zero for never
+	lost   time.Time // when it ends because nobody vouches for its peer; zero if somebody does
+	at     time.Time // the earlier of the two
+	index  int       // in due; -1 if it is not there
+	gone   bool
 }
-
-func (e *peerError) Error() string { return e.err.Error() }
-func (e *peerError) Unwrap() error { return e.err }
 
 // The details of connections that were ended for their peer's sake.
 const (
@@ -66,8 +78,8 @@ const (
 	detailsRevoked     = "peer_certificate_revoked"
 )
 
-func newPeers(opts PeerOptions, log *slog.Logger, r *stats.Registry) *peers {
-	p := &peers{opts: opts, log: log, legs: map[*leg]bool{}, ended: map[string]*stats.Counter{}}
+func newPeers(opts PeerOptions, r *stats.Registry) *peers {
+	p := &peers{opts: opts, wake: make(chan struct{}, 1), bundles: map[*certs.Handle]*bundle{}, ended: map[string]*stats.Counter{}}
 	if !opts.any() {
 		return p
 	}
@@ -86,8 +98,8 @@ type connection struct {
 	own  []*leg
 }
 
-// watch makes a connection's context, which ends when a peer of it is not to be
-// served any more.
+// watch makes a connection's context, which ends with a *flow.EndError when a
+// peer of it is not to be served any more.
 func (p *peers) watch(ctx context.Context, info *flow.Info) *connection {
 	c := &connection{peers: p, ctx: ctx, info: info}
 	if p.opts.any() {
@@ -108,104 +120,257 @@ func (c *connection) add(state *tlsmux.State, side string) {
 	if state == nil || state.Root == nil {
 		return // plaintext, or nothing that was verified
 	}
-	l := &leg{state: state, side: side, id: c.info.ID, end: c.end}
+	l := &leg{state: state, side: side, end: c.end, index: -1}
+	if c.opts.Expired && !state.PeerUntil.IsZero() {
+		l.expiry = state.PeerUntil.Add(c.opts.delay())
+	}
 	c.own = append(c.own, l)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.legs[l] = true
+	c.enter(l)
+	// The bundle may have changed between the handshake and now.
+	if loss, _ := c.standing(l); loss != "" {
+		c.lose(l)
+	}
 }
 
-// done ends the watch. If it was what ended the connection, the reason is in
-// info and in the error.
-func (c *connection) done(err error) error {
+// done ends the watch.
+func (c *connection) done() {
 	if c.end == nil {
-		return err
+		return
 	}
 	c.mu.Lock()
 	for _, l := range c.own {
-		delete(c.legs, l)
+		c.leave(l)
 	}
 	c.mu.Unlock()
-	var why *peerError
-	if errors.As(context.Cause(c.ctx), &why) {
-		c.info.TerminationDetails = why.details
-		err = flow.End(flow.StageRelay, 0, why)
-	}
 	c.end(nil)
-	return err
 }
 
-// lookEvery is how often all peers are looked at. A look at one is two
-// comparisons, unless its bundle has changed.
-const lookEvery = time.Second
+// enter begins to watch l.
+func (p *peers) enter(l *leg) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.schedule(l)
+	h := l.state.Bundle()
+	if h == nil || !p.opts.RootRemoved && !p.opts.Revoked {
+		return
+	}
+	b := p.bundles[h]
+	if b == nil {
+		b = &bundle{legs: map[*leg]bool{}}
+		p.bundles[h] = b
+		p.look()
+	}
+	b.legs[l] = true
+}
 
-// run looks at the peers until ctx ends.
+// leave forgets l; mu is held.
+func (p *peers) leave(l *leg) {
+	l.gone = true
+	if l.index >= 0 {
+		heap.Remove(&p.due, l.index)
+	}
+	if b := p.bundles[l.state.Bundle()]; b != nil {
+		delete(b.legs, l)
+	}
+}
+
+// lose plans the end of l, if it is not planned yet.
+func (p *peers) lose(l *leg) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !l.gone && l.lost.IsZero() {
+		l.lost = time.Now().Round(0).Add(p.opts.delay())
+		p.schedule(l)
+	}
+}
+
+// regain takes that back.
+func (p *peers) regain(l *leg) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !l.gone && !l.lost.IsZero() {
+		l.lost = time.Time{}
+		p.schedule(l)
+	}
+}
+
+// schedule puts l where it belongs in due; mu is held.
+func (p *peers) schedule(l *leg) {
+	l.at = l.expiry
+	if l.at.IsZero() || !l.lost.IsZero() && l.lost.Before(l.at) {
+		l.at = l.lost
+	}
+	switch {
+	case l.at.IsZero() && l.index >= 0:
+		heap.Remove(&p.due, l.index)
+	case l.at.IsZero():
+	case l.index >= 0:
+		heap.Fix(&p.due, l.index)
+	default:
+		heap.Push(&p.due, l)
+	}
+	if l.index == 0 {
+		p.look()
+	}
+}
+
+// look has run look again.
+func (p *peers) look() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// longestWait bounds a wait for an end: timers stand still while the machine
+// sleeps, certificates do not.
+const longestWait = 10 * time.Second
+
+// run ends connections until ctx ends.
 func (p *peers) run(ctx context.Context) error {
 	if !p.opts.any() {
 		return nil
 	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
+	var bundles sync.WaitGroup
+	defer bundles.Wait()
+	timer := time.NewTimer(longestWait)
+	defer timer.Stop()
 	for {
+		for h, b := range p.unwatched() {
+			bundles.Go(func() { p.follow(ctx, h, b) })
+		}
+		timer.Reset(p.endDue())
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			p.look(time.Now())
+		case <-p.wake:
+		case <-timer.C:
 		}
 	}
 }
 
-// look ends the connections whose time has come, and finds those that have
-// none any more.
-func (p *peers) look(now time.Time) {
+// unwatched are the bundles that are new since the last call.
+func (p *peers) unwatched() map[*certs.Handle]*bundle {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for l := range p.legs {
-		switch reason := p.reason(l, now); {
-		case reason == nil:
-			l.due, l.reason = time.Time{}, nil
-			continue
-		case l.reason == nil || l.reason.details != reason.details:
-			l.reason, l.due = reason, now.Add(p.opts.Grace)
-			if p.opts.Jitter > 0 {
-				l.due = l.due.Add(rand.N(p.opts.Jitter))
+	fresh := map[*certs.Handle]*bundle{}
+	for h, b := range p.bundles {
+		if !b.watched {
+			b.watched, fresh[h] = true, b
+		}
+	}
+	return fresh
+}
+
+// follow holds the peers of a bundle against each version of it, until ctx
+// ends.
+func (p *peers) follow(ctx context.Context, h *certs.Handle, b *bundle) {
+	for {
+		changed := h.Changed() // before the look: what changes meanwhile is looked at again
+		p.mu.Lock()
+		legs := slices.Collect(maps.Keys(b.legs))
+		p.mu.Unlock()
+		for _, l := range legs {
+			if loss, _ := p.standing(l); loss != "" {
+				p.lose(l)
+			} else {
+				p.regain(l)
 			}
 		}
-		if now.Before(l.due) {
-			continue
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
 		}
-		p.log.Info("connection is ended for its peer's sake", "connection_id", l.id, "side", l.side, "why", l.reason.details, "reason", l.reason.Error())
-		p.ended[l.reason.details].Inc()
-		l.end(l.reason)
-		delete(p.legs, l)
 	}
 }
 
-// reason is why a leg's peer would not be let in now; nil if it would, or if no
-// option asks.
-func (p *peers) reason(l *leg, now time.Time) *peerError {
-	if until := l.state.PeerUntil; p.opts.Expired && !until.IsZero() && now.After(until) {
-		return &peerError{detailsExpired, fmt.Errorf("the certificate of the %s peer %s, or one above it, expired at %s", l.side, l.state.PeerID, until.UTC().Format(time.RFC3339))}
+// standing is what is to end l for its bundle's sake, as details; "" if it may
+// go on.
+func (p *peers) standing(l *leg) (details string, why error) {
+	if !p.opts.RootRemoved && !p.opts.Revoked {
+		return "", nil
 	}
-	bundle := l.state.Bundle()
-	if bundle == nil || !p.opts.RootRemoved && !p.opts.Revoked {
-		return nil
-	}
-	revision := bundle.Revision()
-	if l.seen == revision {
-		if l.reason != nil && l.reason.details != detailsExpired {
-			return l.reason
-		}
-		return nil
-	}
-	l.seen = revision
-	loss, why := l.state.Standing(now)
+	loss, failure := l.state.Standing(time.Now())
 	switch {
 	case loss == tlsmux.RootRemoved && p.opts.RootRemoved:
-		return &peerError{detailsRootRemoved, fmt.Errorf("the %s %w", l.side, why)}
+		return detailsRootRemoved, failure
 	case loss == tlsmux.Revoked && p.opts.Revoked:
-		return &peerError{detailsRevoked, fmt.Errorf("the %s %w", l.side, why)}
+		return detailsRevoked, failure
 	}
-	return nil
+	return "", nil
+}
+
+// endDue ends the connections whose time has come, and returns how long to wait
+// for the next.
+func (p *peers) endDue() time.Duration {
+	for {
+		l, wait := p.next(time.Now())
+		if l == nil {
+			return min(wait, longestWait)
+		}
+		p.dismiss(l)
+	}
+}
+
+// next is the first leg that is due; nil if there is none yet, and then how
+// long that may be.
+func (p *peers) next(now time.Time) (*leg, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.due) == 0 {
+		return nil, longestWait
+	}
+	if wait := p.due[0].at.Sub(now.Round(0)); wait > 0 {
+		return nil, wait
+	}
+	return p.due[0], 0
+}
+
+// dismiss ends l, unless its root has come back.
+func (p *peers) dismiss(l *leg) {
+	details, why := p.standing(l)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch expired := !l.expiry.IsZero() && !l.expiry.After(time.Now()); {
+	case l.gone:
+		return
+	case expired:
+		details = detailsExpired
+		why = fmt.Errorf("the peer, who presented %s, is not served any more: its certificate, or one above it, expired at %s",
+			l.state.PeerName(), l.state.PeerUntil.UTC().Format(time.RFC3339))
+	case details == "":
+		l.lost = time.Time{}
+		p.schedule(l)
+		return
+	}
+	p.leave(l)
+	p.ended[details].Inc()
+	l.end(&flow.EndError{Stage: flow.StageRelay, Flags: flow.LocalReset, Details: details, Err: fmt.Errorf("%s: %w", l.side, why)})
+}
+
+// dueLegs is a heap, the next to end first.
+type dueLegs []*leg
+
+func (d dueLegs) Len() int           { return len(d) }
+func (d dueLegs) Less(i, j int) bool { return d[i].at.Before(d[j].at) }
+func (d dueLegs) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].index, d[j].index = i, j
+}
+
+// Push is heap's.
+func (d *dueLegs) Push(x any) {
+	l := x.(*leg) //nolint:errcheck // heap.Push gives what we gave it
+	l.index = len(*d)
+	*d = append(*d, l)
+}
+
+// Pop is heap's.
+func (d *dueLegs) Pop() any {
+	last := len(*d) - 1
+	l := (*d)[last]
+	(*d)[last] = nil
+	*d, l.index = (*d)[:last], -1
+	return l
 }

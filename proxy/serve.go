@@ -65,8 +65,9 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
 	live := l.server.peers.watch(chain.ctx, info)
+	defer live.done()
 	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream}
-	return l, live.done(chain.filters.Serve(live.ctx, conn))
+	return l, chain.filters.Serve(live.ctx, conn)
 }
 
 // handOff is the listener that a restored destination belongs to

@@ -138,7 +138,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.secrets.SetStatic(boot.Secrets)
 	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter})
 	s.listeners = newListeners(s)
-	s.peers = newPeers(opts.Peers, s.log, s.registry)
+	s.peers = newPeers(opts.Peers, s.registry)
 	if err := s.clusters.Apply(boot.Clusters); err != nil {
 		return nil, err
 	}

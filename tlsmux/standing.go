@@ -27,6 +27,15 @@ func (s *State) Bundle() *certs.Handle {
 	return s.endpoint.secrets.validation
 }
 
+// PeerName is the peer as a person would name it: by its names, else by its
+// subject; and who signed it. "" if it presented no certificate.
+func (s *State) PeerName() string {
+	if len(s.Peer) == 0 {
+		return ""
+	}
+	return factsOf(s.Peer[0]).String()
+}
+
 // Standing holds the chain that the handshake verified against the roots and
 // the lists of now. The error says what is wrong, nil with NoLoss. The peer's
 // time is not looked at, which is for PeerUntil to tell, nor are its names.

@@ -8,6 +8,7 @@
 package filter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,13 +213,17 @@ func (ch *Chain) addTerminal(f *config.NetworkFilter, d *Deps) error {
 // through the terminal one. It returns when the connection has ended, or soon
 // after ctx has; closing c is the caller's. The error is a *flow.EndError; nil
 // is an end in order.
-func (ch *Chain) Serve(ctx context.Context, c *Conn) error {
-	var err error
+func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
 	end := ch.terminal.begin(c)
 	defer func() {
-		var ended *flow.EndError
+		var ended, why *flow.EndError
+		if err != nil && errors.As(context.Cause(ctx), &why) {
+			err = why
+			c.Info.LocalCloseReason = why.Details
+		}
 		if errors.As(err, &ended) {
 			c.Info.Flags.Set(ended.Flags)
+			c.Info.TerminationDetails = cmp.Or(ended.Details, c.Info.TerminationDetails)
 		}
 		c.Info.End = time.Now()
 		end()

@@ -24,7 +24,9 @@ const (
 type EndError struct {
 	Stage Stage
 	Flags ResponseFlags
-	Err   error
+	// Details is CONNECTION_TERMINATION_DETAILS, "" for what is there already.
+	Details string
+	Err     error
 }
 
 func (e *EndError) Error() string { return string(e.Stage) + ": " + e.Err.Error() }
