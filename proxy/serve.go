@@ -170,6 +170,7 @@ func (l *liveListener) finish(info *flow.Info, err error) {
 	l.stats.length.Record(uint64(info.End.Sub(info.Start).Milliseconds()))
 	var end *flow.EndError
 	if errors.As(err, &end) {
+		l.server.expired.tell(err)
 		info.Flags.Set(end.Flags)
 		l.server.stats.ended(end.Stage)
 		l.server.log.LogAttrs(context.Background(), slog.LevelInfo, "connection refused or broken",

@@ -87,6 +87,7 @@ type Server struct {
 	clusters  *cluster.Set
 	listeners *listeners
 	peers     *peers
+	expired   *ownExpired
 	logs      *accesslog.Files
 
 	adminAccess   []filter.AccessLogger
@@ -139,6 +140,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter})
 	s.listeners = newListeners(s)
 	s.peers = newPeers(opts.Peers, s.registry)
+	s.expired = newOwnExpired(s.log, s.registry)
 	if err := s.clusters.Apply(boot.Clusters); err != nil {
 		return nil, err
 	}

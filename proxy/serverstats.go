@@ -24,6 +24,7 @@ type serverStats struct {
 	end               map[flow.Stage]*stats.Counter
 	lm                managerStats
 	secrets           secretTotals
+	certs             certTotals
 }
 
 // managerStats are listener_manager.*

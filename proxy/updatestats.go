@@ -3,8 +3,6 @@ package proxy
 import (
 	"errors"
 	"io/fs"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -91,7 +89,7 @@ func (s *secretTotals) growth(h *certs.Handle, now certs.HandleStats) certs.Hand
 	}
 }
 
-// secretStats are sds.<name>.*, and ours: the absolute expiry of each leaf.
+// secretStats are sds.<name>.*, and what is of certificates.
 func (s *Server) secretStats() {
 	for _, h := range s.secrets.Handles() {
 		name := h.Ref().Name
@@ -115,40 +113,6 @@ func (s *Server) secretStats() {
 				u.show(version, secret.Updated)
 			}
 		}
-		s.certStats(h, secret)
 	}
-}
-
-// certStats are outrider.cert.<name>.*: when the leaf and the first root end,
-// when the next renewal is planned and when the last try failed, in seconds
-// since 1970. What is not known is not there.
-func (s *Server) certStats(h *certs.Handle, secret *certs.Secret) {
-	scope := s.registry.Scope("outrider").Scope("cert").Tagged("outrider_secret", h.Ref().Name)
-	show := func(name string, at time.Time) {
-		if !at.IsZero() {
-			scope.Gauge(name).Set(at.Unix())
-		}
-	}
-	if secret != nil && secret.KeyPair != nil {
-		show("not_after_seconds", secret.KeyPair.TLS.Leaf.NotAfter)
-	}
-	if secret != nil && secret.Validation != nil {
-		show("root_not_after_seconds", firstEnd(secret.Validation))
-	}
-	show("next_rotation_seconds", h.Planned())
-	_, failed := h.LastFailure()
-	show("last_failure_seconds", failed)
-}
-
-// firstEnd is when the first of the roots ends; zero if there are none.
-func firstEnd(v *certs.Validation) time.Time {
-	var out time.Time
-	for _, roots := range append(slices.Collect(maps.Values(v.TrustDomains)), v.Roots) {
-		for _, r := range roots {
-			if out.IsZero() || r.NotAfter.Before(out) {
-				out = r.NotAfter
-			}
-		}
-	}
-	return out
+	s.certStats()
 }

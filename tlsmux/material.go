@@ -48,6 +48,20 @@ func (s *secrets) all() []*certs.Handle {
 	return out
 }
 
+// Shown are the secrets with certificates, for the metrics: the key pairs, and
+// the roots of the secret or, where there is none, of the context itself.
+func (e *endpoint) Shown() []*certs.Handle {
+	out := e.secrets.certificates
+	roots := e.secrets.validation
+	if roots == nil {
+		roots = e.secrets.static
+	}
+	if roots != nil {
+		out = append(out[:len(out):len(out)], roots)
+	}
+	return out
+}
+
 // ready is nil if every secret is there, else the first that is not.
 func (s *secrets) ready() error {
 	for _, h := range s.all() {

@@ -60,6 +60,20 @@ func (c *Cluster) Secrets() []*certs.Handle {
 	return out
 }
 
+// ShowExpiry sets the gauges of when the certificates end that connections to
+// the cluster are made with, and the roots.
+func (c *Cluster) ShowExpiry() {
+	var secrets []*certs.Handle
+	for _, s := range append([]*socket{c.fallback}, c.matches...) {
+		if s.client != nil {
+			secrets = append(secrets, s.client.Shown()...)
+		}
+	}
+	if len(secrets) > 0 {
+		stats.ShowExpiry(c.scope, secrets)
+	}
+}
+
 // Ready reports whether the cluster has had its first endpoints, and has its
 // secrets.
 func (c *Cluster) Ready() bool {

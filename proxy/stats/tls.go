@@ -3,6 +3,7 @@ package stats
 import (
 	"errors"
 
+	"outrider/certs"
 	"outrider/tlsmux"
 )
 
@@ -26,7 +27,8 @@ func NewTLS(s *Scope) *TLS {
 	}
 }
 
-// Handshake counts a finished handshake.
+// Handshake counts a finished handshake, and the root that its peer was
+// verified by: one whose count stands still is not needed any more.
 func (t *TLS) Handshake(s *tlsmux.State) {
 	t.handshake.Inc()
 	if s.Resumed {
@@ -37,6 +39,9 @@ func (t *TLS) Handshake(s *tlsmux.State) {
 	}
 	t.scope.Valued("versions", "envoy_ssl_version", tlsmux.VersionName(s.Version)).Inc()
 	t.scope.Valued("ciphers", "envoy_ssl_cipher", tlsmux.CipherName(s.CipherSuite)).Inc()
+	if s.Root != nil {
+		t.scope.Valued("verified_by_root", "outrider_root", certs.KeyID(s.Root)).Inc()
+	}
 	if s.Curve != 0 {
 		t.scope.Valued("curves", "envoy_ssl_curve", tlsmux.GroupName(s.Curve)).Inc()
 	}
