@@ -47,6 +47,8 @@ type Cluster struct {
 	TransportSocket TransportSocket
 	// HTTP2 says that the cluster speaks HTTP/2 (explicit_http_config).
 	HTTP2 bool
+	// HTTP is how requests are sent to the cluster's hosts.
+	HTTP UpstreamHTTP
 	// Filters are the upstream network filters.
 	Filters  []*NetworkFilter
 	Metadata map[string]*structpb.Struct

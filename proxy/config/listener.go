@@ -171,11 +171,12 @@ type NetworkFilter struct {
 	TCPProxy       *TCPProxy
 	DirectResponse *DirectResponse
 	Echo           *Echo
+	HTTP           *HTTPConnectionManager
 }
 
 // Terminal reports whether f ends the chain.
 func (f *NetworkFilter) Terminal() bool {
-	return f.TCPProxy != nil || f.DirectResponse != nil || f.Echo != nil
+	return f.TCPProxy != nil || f.DirectResponse != nil || f.Echo != nil || f.HTTP != nil
 }
 
 // SNICluster is envoy.extensions.filters.network.sni_cluster.v3: the server

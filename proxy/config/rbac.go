@@ -44,8 +44,7 @@ type RBACPolicy struct {
 }
 
 // Permission is envoy.config.rbac.v3.Permission: exactly one field is set.
-// HTTP criteria (header, url_path) never match a connection: network RBAC
-// refuses them in Envoy's own way, by matching nothing.
+// HTTP criteria (header, url_path) never match a connection.
 type Permission struct {
 	Any             bool
 	And, Or         []*Permission
@@ -55,7 +54,10 @@ type Permission struct {
 	PortRange       *PortRange
 	RequestedServer *certs.StringMatcher
 	Metadata        *MetadataMatcher
-	HTTPOnly        bool // header, url_path: never matches a connection
+	Header          *HeaderMatcher
+	URLPath         *certs.StringMatcher // path without query
+	Template        string               // uri_template
+	HTTPOnly        bool                 // header, url_path: never matches a connection
 }
 
 // PortRange is envoy.type.v3.Int32Range: [Start, End).
@@ -71,6 +73,8 @@ type Principal struct {
 	DirectRemoteIP *netip.Prefix
 	FilterState    *FilterStateMatcher
 	Metadata       *MetadataMatcher
+	Header         *HeaderMatcher
+	URLPath        *certs.StringMatcher
 	HTTPOnly       bool
 }
 

@@ -1,0 +1,365 @@
+package config
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"outrider/certs"
+)
+
+// HTTPFilter is HttpFilter of the connection manager. Config is a pointer to
+// one of the types of this file, or what the decoder of a filter from outside
+// has made.
+type HTTPFilter struct {
+	Name     string
+	Disabled bool // until a route enables it
+	Config   any
+}
+
+// FilterOverride is an entry of typed_per_filter_config (and FilterConfig, if
+// it is in one): what a filter has in place of, or added to, its own
+// configuration for a virtual host, a route or a weighted cluster. Config is nil
+// if it only says whether the filter is disabled.
+type FilterOverride struct {
+	Disabled bool
+	Config   any
+}
+
+// HTTPRouter is envoy.extensions.filters.http.router.v3.Router.
+type HTTPRouter struct {
+	NoDynamicStats        bool // dynamic_stats: false
+	SuppressEnvoyHeaders  bool
+	StrictCheckHeaders    []string
+	RespectExpectedRq     bool // respect_expected_rq_timeout
+	NoGRPCRequestFailures bool // suppress_grpc_request_failure_code_stats
+	UpstreamLogs          []*AccessLog
+	StartChildSpan        bool
+}
+
+// HTTPRBAC is envoy.extensions.filters.http.rbac.v3.RBAC, and, as an override,
+// RBACPerRoute (nil RBAC there: the filter does nothing).
+type HTTPRBAC struct {
+	RBAC *RBAC
+}
+
+// HTTPCORS is envoy.extensions.filters.http.cors.v3.Cors.
+type HTTPCORS struct{}
+
+// CORSPolicy is CorsPolicy, of a virtual host or a route.
+type CORSPolicy struct {
+	Origins                                                     []certs.StringMatcher
+	AllowMethods, AllowHeaders, ExposeHeaders, MaxAge           string
+	Credentials, PrivateNetwork, NoForwardNotMatchingPreflights bool
+	EnabledPPM, ShadowPPM                                       uint32 // enabled: default 1000000; shadow: 0
+}
+
+// HTTPFault is envoy.extensions.filters.http.fault.v3.HTTPFault.
+type HTTPFault struct {
+	Delay            *FaultDelay
+	Abort            *FaultAbort
+	RatePPM          uint32 // of response_rate_limit
+	RateKBps         uint64 // response_rate_limit.fixed_limit; 0 none
+	RateByHeader     bool   // response_rate_limit.header_limit
+	UpstreamCluster  string
+	Headers          []HeaderMatcher
+	DownstreamNodes  []string
+	MaxActive        *uint32
+	NoStatsByCluster bool // disable_downstream_cluster_stats
+}
+
+// FaultDelay is FaultDelay: Fixed, or by header.
+type FaultDelay struct {
+	Fixed    time.Duration
+	ByHeader bool
+	PPM      uint32
+}
+
+// FaultAbort is FaultAbort: an HTTP status, a gRPC status, or by header.
+type FaultAbort struct {
+	Status   int
+	GRPC     *uint32
+	ByHeader bool
+	PPM      uint32
+}
+
+// HTTPHealthCheckFilter is
+// envoy.extensions.filters.http.health_check.v3.HealthCheck.
+type HTTPHealthCheckFilter struct {
+	PassThrough bool
+	CacheTime   time.Duration
+	MinHealthy  map[string]float64 // cluster_min_healthy_percentages
+	Headers     []HeaderMatcher
+}
+
+// LocalRateLimit is
+// envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit.
+type LocalRateLimit struct {
+	StatPrefix            string
+	Status                int // default 429
+	Bucket                *TokenBucket
+	EnabledPPM            uint32              // default 0
+	EnforcedPPM           uint32              // default 0
+	RequestAdd            []HeaderValueOption // request_headers_to_add_when_not_enforced
+	ResponseAdd           []HeaderValueOption
+	PerConnection         bool // local_rate_limit_per_downstream_connection
+	XRateLimitHeaders     bool // enable_x_ratelimit_headers DRAFT_VERSION_03
+	GRPCResourceExhausted bool // rate_limited_as_resource_exhausted
+	Descriptors           []RateDescriptor
+	Stage                 uint32
+}
+
+// TokenBucket is envoy.type.v3.TokenBucket.
+type TokenBucket struct {
+	Max, PerFill uint32
+	Interval     time.Duration
+}
+
+// RateDescriptor is LocalRateLimitDescriptor.
+type RateDescriptor struct {
+	Entries [][2]string
+	Bucket  TokenBucket
+}
+
+// HTTPBuffer is envoy.extensions.filters.http.buffer.v3.Buffer.
+type HTTPBuffer struct{ MaxBytes uint32 }
+
+// GRPCStats is envoy.extensions.filters.http.grpc_stats.v3.FilterConfig.
+type GRPCStats struct {
+	AllMethods      bool
+	Methods         map[string][]string // service -> methods; nil: none named
+	UpstreamStats   bool
+	EmitFilterState bool
+	ReplaceDots     bool
+}
+
+// IstioALPN is istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig: what
+// to offer upstream, by the protocol of the upstream request.
+type IstioALPN struct {
+	Override map[IstioALPNProtocol][]string
+}
+
+// IstioALPNProtocol is FilterConfig.Protocol.
+type IstioALPNProtocol int
+
+const (
+	IstioHTTP10 IstioALPNProtocol = iota
+	IstioHTTP11
+	IstioHTTP2
+)
+
+// HeaderMutation is
+// envoy.extensions.filters.http.header_mutation.v3.HeaderMutation and, as an
+// override, HeaderMutationPerRoute.
+type HeaderMutation struct {
+	Request, Response, ResponseTrailers, RequestTrailers []HeaderMutate
+	MostSpecificWins                                     bool
+}
+
+// HeaderMutate is envoy.config.common.mutation_rules.v3.HeaderMutation: a name
+// to remove, what to append, or names to remove by matcher.
+type HeaderMutate struct {
+	Remove        string
+	Append        *HeaderValueOption
+	RemoveOnMatch *certs.StringMatcher
+}
+
+// Compressor is envoy.extensions.filters.http.compressor.v3.Compressor.
+type Compressor struct {
+	Library             string // gzip, brotli, zstd
+	Level               int
+	ContentTypes        []string // default as Envoy's
+	MinLength           uint32   // default 30
+	OnETag              bool     // disable_on_etag_header is false
+	RemoveAccept        bool     // remove_accept_encoding_header
+	Request             bool     // request_direction_config is enabled
+	ResponsePPM         uint32
+	UncompressibleCodes []uint32
+	ChooseFirst         bool
+	StatPrefix          string
+}
+
+// CompressorOverride is CompressorPerRoute.
+type CompressorOverride struct {
+	Disabled     bool
+	RemoveAccept *bool
+}
+
+// JWTAuthn is envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication.
+type JWTAuthn struct {
+	Providers        map[string]*JWTProvider
+	Rules            []JWTRule
+	Requirements     map[string]*JWTRequirement
+	BypassCORS       bool
+	StripFailure     bool
+	FilterStateName  string // filter_state_rules.name; "" none
+	FilterStateRules map[string]*JWTRequirement
+	StatPrefix       string
+}
+
+// JWTOverride is PerRouteConfig: Disabled, or the name of a requirement.
+type JWTOverride struct {
+	Disabled    bool
+	Requirement string
+}
+
+// JWTRule is RequirementRule. A nil Requires asks for nothing.
+type JWTRule struct {
+	Match    RouteMatch
+	Requires *JWTRequirement
+}
+
+// JWTRequirement is JwtRequirement: one field is set.
+type JWTRequirement struct {
+	Provider             string
+	Audiences            []string // provider_and_audiences
+	Any, All             []*JWTRequirement
+	AllowMissing         bool
+	AllowMissingOrFailed bool
+}
+
+// JWTProvider is JwtProvider.
+type JWTProvider struct {
+	Issuer                  string
+	Audiences               []string
+	Subjects                *certs.StringMatcher
+	MaxLifetime             time.Duration
+	RequireExpiration       bool
+	LocalJWKS               []byte // JSON; nil if remote
+	Remote                  *RemoteJWKS
+	Forward                 bool
+	FromHeaders             []JWTHeader
+	FromParams, FromCookies []string
+	ForwardPayloadHeader    string
+	PadPayloadHeader        bool
+	PayloadInMetadata       string
+	HeaderInMetadata        string
+	FailedStatusInMetadata  string
+	ClockSkew               time.Duration // default 60 s
+	ClaimToHeaders          [][2]string   // header, claim (a.b.c)
+	NormalizeSpaces         []string      // normalize_payload_in_metadata.space_delimited_claims
+	ClearRouteCache         bool
+}
+
+// JWTHeader is where a token is: after Prefix in Name.
+type JWTHeader struct{ Name, Prefix string }
+
+// RemoteJWKS is RemoteJwks.
+type RemoteJWKS struct {
+	URI, Cluster            string
+	Timeout                 time.Duration
+	CacheTime               time.Duration // default 10 min
+	AsyncFetch              bool
+	FastListener            bool
+	FailedRefetch           time.Duration
+	Retries                 uint32
+	BackoffBase, BackoffMax time.Duration
+}
+
+// ExtAuthz is envoy.extensions.filters.http.ext_authz.v3.ExtAuthz: GRPC or
+// HTTP is set.
+type ExtAuthz struct {
+	GRPC                  *GRPCService
+	HTTP                  *ExtAuthzHTTP
+	FailOpen              bool // failure_mode_allow
+	FailOpenHeader        bool // failure_mode_allow_header_add
+	WithBody              *ExtAuthzBody
+	ClearRouteCache       bool
+	StatusOnError         int // default 403
+	ValidateMutations     bool
+	MetadataContext       []string
+	EnabledPPM            *uint32
+	DenyAtDisable         bool
+	IncludePeerCert       bool
+	IncludeTLSSession     bool
+	StatPrefix            string
+	BootstrapLabelsKey    string
+	AllowedHeaders        []certs.StringMatcher
+	AllowedSet            bool
+	DisallowedHeaders     []certs.StringMatcher
+	EmitStats             bool
+	DecoderHeaderMutation *HeaderMutationRules
+}
+
+// ExtAuthzOverride is ExtAuthzPerRoute.
+type ExtAuthzOverride struct {
+	Disabled   bool
+	Extensions map[string]string // check_settings.context_extensions
+	NoBody     bool
+	WithBody   *ExtAuthzBody
+}
+
+// ExtAuthzBody is BufferSettings.
+type ExtAuthzBody struct {
+	MaxBytes              uint32
+	AllowPartial, AsBytes bool
+}
+
+// ExtAuthzHTTP is HttpService.
+type ExtAuthzHTTP struct {
+	URI, Cluster            string
+	Timeout                 time.Duration
+	PathPrefix              string
+	RequestAdd              [][2]string // authorization_request.headers_to_add
+	UpstreamHeaders         []certs.StringMatcher
+	UpstreamHeadersToAppend []certs.StringMatcher
+	ClientHeaders           []certs.StringMatcher
+	ClientHeadersOnSuccess  []certs.StringMatcher
+	DynamicMetadataHeaders  []certs.StringMatcher
+}
+
+// GRPCService is envoy.config.core.v3.GrpcService: to a cluster, or
+// google_grpc's target.
+type GRPCService struct {
+	Cluster, Authority string
+	Target             string
+	Timeout            time.Duration
+	Metadata           [][2]string
+}
+
+// HeaderMutationRules is
+// envoy.config.common.mutation_rules.v3.HeaderMutationRules.
+type HeaderMutationRules struct {
+	AllowAllRouting, AllowEnvoy, DisallowSystem, DisallowAll, DisallowIsError bool
+	Allow, Disallow                                                           *certs.StringMatcher
+}
+
+// IstioStats is Istio's stats filter, for HTTP and for TCP
+// (stats.PluginConfig).
+type IstioStats struct {
+	Raw *structpb.Struct
+	// Reporter, DisableHostHeaderFallback, metrics and tags.
+	Inbound                   bool // reporter SERVER_GATEWAY or by the listener's direction
+	DisableHostHeaderFallback bool
+	ReportDuration            time.Duration
+	Metrics                   []IstioMetric
+}
+
+// IstioMetric is MetricConfig.
+type IstioMetric struct {
+	Name       string
+	Dimensions map[string]string
+	Remove     []string
+	Match      string
+	Drop       bool
+}
+
+// IstioHTTPExchange is io.istio.http.peer_metadata.Config.
+type IstioHTTPExchange struct {
+	DownstreamDiscovery, UpstreamDiscovery     []string // istio_headers, workload_discovery, baggage
+	DownstreamPropagation, UpstreamPropagation []string
+	SharedWithUpstream                         bool
+	SkipExternal                               bool
+}
+
+// SetFilterState is envoy.extensions.filters.http.set_filter_state.v3.
+type SetFilterState struct {
+	OnRequest []FilterStateValue
+}
+
+// FilterStateValue is FilterStateValue.
+type FilterStateValue struct {
+	Key, FactoryKey, Format string
+	Shared                  int // 0 NONE, 1 ONCE, 2 TRANSITIVE
+	ReadOnly, SkipIfEmpty   bool
+}
