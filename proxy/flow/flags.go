@@ -8,32 +8,48 @@ import (
 // ResponseFlags are Envoy's response flags (RESPONSE_FLAGS).
 type ResponseFlags uint64
 
-// The flags that a TCP connection can have, in the order in which Envoy prints
-// them; source: Envoy's access log documentation, %RESPONSE_FLAGS%.
+// The flags that a connection or a request can have, in the order in which Envoy
+// prints them; source: Envoy's access log documentation, %RESPONSE_FLAGS%.
 const (
-	NoHealthyUpstream               ResponseFlags = 1 << iota // UH
-	LocalReset                                                // LR
-	UpstreamRemoteReset                                       // UR
-	UpstreamConnectionFailure                                 // UF
-	UpstreamConnectionTermination                             // UC
-	UpstreamOverflow                                          // UO
-	NoRouteFound                                              // NR: no filter chain or no cluster for it
-	UnauthorizedExternalService                               // UAEX
-	DownstreamConnectionTermination                           // DC
-	UpstreamRetryLimitExceeded                                // URX
-	StreamIdleTimeout                                         // SI
-	DurationTimeout                                           // DT
-	NoClusterFound                                            // NC
-	OverloadManager                                           // OM
-	DNSResolutionFailed                                       // DF
+	FailedLocalHealthCheck           ResponseFlags = 1 << iota // LH
+	NoHealthyUpstream                                          // UH
+	UpstreamRequestTimeout                                     // UT
+	LocalReset                                                 // LR
+	UpstreamRemoteReset                                        // UR
+	UpstreamConnectionFailure                                  // UF
+	UpstreamConnectionTermination                              // UC
+	UpstreamOverflow                                           // UO
+	NoRouteFound                                               // NR: no filter chain, route or cluster for it
+	DelayInjected                                              // DI
+	FaultInjected                                              // FI
+	RateLimited                                                // RL
+	UnauthorizedExternalService                                // UAEX
+	RateLimitServiceError                                      // RLSE
+	DownstreamConnectionTermination                            // DC
+	UpstreamRetryLimitExceeded                                 // URX
+	StreamIdleTimeout                                          // SI
+	InvalidEnvoyRequestHeaders                                 // IH
+	DownstreamProtocolError                                    // DPE
+	UpstreamMaxStreamDurationReached                           // UMSDR
+	NoFilterConfigFound                                        // NFCF
+	DurationTimeout                                            // DT
+	UpstreamProtocolError                                      // UPE
+	NoClusterFound                                             // NC
+	OverloadManager                                            // OM
+	DNSResolutionFailed                                        // DF
+	DropOverload                                               // DO
+	DownstreamRemoteReset                                      // DR
 )
 
-var flagNames = []string{"UH", "LR", "UR", "UF", "UC", "UO", "NR", "UAEX", "DC", "URX", "SI", "DT", "NC", "OM", "DF"}
+var flagNames = []string{"LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC", "URX", "SI", "IH", "DPE", "UMSDR", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DO", "DR"}
 var flagLongNames = []string{
-	"NoHealthyUpstream", "LocalReset", "UpstreamRemoteReset", "UpstreamConnectionFailure",
-	"UpstreamConnectionTermination", "UpstreamOverflow", "NoRouteFound", "UnauthorizedExternalService",
-	"DownstreamConnectionTermination", "UpstreamRetryLimitExceeded", "StreamIdleTimeout", "DurationTimeout",
-	"NoClusterFound", "OverloadManagerTerminated", "DnsResolutionFailed",
+	"FailedLocalHealthCheck", "NoHealthyUpstream", "UpstreamRequestTimeout", "LocalReset",
+	"UpstreamRemoteReset", "UpstreamConnectionFailure", "UpstreamConnectionTermination", "UpstreamOverflow",
+	"NoRouteFound", "DelayInjected", "FaultInjected", "RateLimited",
+	"UnauthorizedExternalService", "RateLimitServiceError", "DownstreamConnectionTermination", "UpstreamRetryLimitExceeded",
+	"StreamIdleTimeout", "InvalidEnvoyRequestHeaders", "DownstreamProtocolError", "UpstreamMaxStreamDurationReached",
+	"NoFilterConfigFound", "DurationTimeout", "UpstreamProtocolError", "NoClusterFound",
+	"OverloadManagerTerminated", "DnsResolutionFailed", "DropOverload", "DownstreamRemoteReset",
 }
 
 // Set adds flags.

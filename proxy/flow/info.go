@@ -126,6 +126,9 @@ type Info struct {
 	// reset, if it was (Envoy: detected close type).
 	DownstreamReset, UpstreamReset Reset
 
+	// HTTP is set if the Info is of a request, not of a connection.
+	HTTP *HTTP
+
 	// DynamicMetadata is by namespace (Envoy: dynamicMetadata); nil if none.
 	DynamicMetadata map[string]*structpb.Struct
 	// FilterState is by object name, as text (Envoy: filterState); nil if none.
