@@ -27,8 +27,10 @@ type HTTP struct {
 	// RESPONSE_CODE_DETAILS.
 	Status  int
 	Details string
-	// LocalReply says that the answer is ours, and not of the upstream.
+	// LocalReply says that the answer is ours, and not of the upstream;
+	// LocalReplyBody is its body before formatting.
 	LocalReply     bool
+	LocalReplyBody string
 	RequestID      string
 	VirtualHost    string
 	VirtualCluster string
