@@ -93,6 +93,7 @@ type rig struct {
 
 // taker is what has arrived of one type.
 type taker struct {
+	mu      sync.Mutex // guards updates and have
 	updates []Update
 	have    map[string]string // name to version
 	bad     map[string]error  // refused, by name
@@ -100,6 +101,7 @@ type taker struct {
 }
 
 func (k *taker) apply(u Update) map[string]error {
+	k.mu.Lock()
 	k.updates = append(k.updates, u)
 	refused := map[string]error{}
 	for _, r := range u.Updated {
@@ -112,13 +114,18 @@ func (k *taker) apply(u Update) map[string]error {
 	for _, name := range u.Removed {
 		delete(k.have, name)
 	}
+	k.mu.Unlock()
 	if k.then != nil {
 		k.then(u)
 	}
 	return refused
 }
 
-func (k *taker) names() string { return fmt.Sprint(slices.Sorted(maps.Keys(k.have))) }
+func (k *taker) names() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return fmt.Sprint(slices.Sorted(maps.Keys(k.have)))
+}
 
 // inBubble runs f with a client that has the types CDS and EDS, in virtual time.
 func inBubble(t *testing.T, opts Options, f func(r *rig)) {
