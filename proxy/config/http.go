@@ -219,6 +219,7 @@ type VirtualHost struct {
 	Headers         HeaderOps
 	PerFilter       map[string]*FilterOverride
 	Retry           *RetryPolicy
+	CORS            *CORSPolicy // nil: none
 	MirrorPolicies  []MirrorPolicy
 	IncludeAttempts bool // include_request_attempt_count
 	AttemptsInReply bool // include_attempt_count_in_response
@@ -420,8 +421,9 @@ type MirrorPolicy struct {
 	Cluster, ClusterHeader string
 	RuntimePPM             *uint32
 	RuntimeKey             string
-	Headers                []HeaderValueOption
-	NoShadowSuffix         bool // disable_shadow_host_suffix_append
+	Headers                []HeaderValueOption // those of Mutations that append
+	Mutations              []HeaderMutate      // request_headers_mutations, in order
+	NoShadowSuffix         bool                // disable_shadow_host_suffix_append
 	HostRewrite            string
 }
 
@@ -483,10 +485,13 @@ const (
 // UpstreamHTTP is a cluster's
 // envoy.extensions.upstreams.http.v3.HttpProtocolOptions.
 type UpstreamHTTP struct {
-	Mode   UpstreamHTTPMode
-	HTTP1  HTTP1Options
-	HTTP2  HTTP2Options
-	Common CommonHTTPOptions
+	Mode UpstreamHTTPMode
+	// TakesHTTP2 says that HTTP/2 may be spoken: it is explicit, auto, or has
+	// options under use_downstream_protocol_config.
+	TakesHTTP2 bool
+	HTTP1      HTTP1Options
+	HTTP2      HTTP2Options
+	Common     CommonHTTPOptions
 	// Upstream options of UpstreamHttpProtocolOptions.
 	AutoSNI, AutoSANValidation bool
 	AutoSNIHeader              string // override_auto_sni_header

@@ -9,7 +9,6 @@ import (
 	upstreamproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"outrider/proxy/config"
 )
@@ -241,25 +240,4 @@ func (d *decoder) clientSocket(s *corev3.TransportSocket, place at) config.Trans
 		in.bad("extension %q is not supported by outrider as a transport socket of a cluster", s.GetName())
 	}
 	return out
-}
-
-const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-// protocolOptions is whether the cluster speaks HTTP/2.
-func (d *decoder) protocolOptions(c *clusterv3.Cluster, out *config.Cluster, place at) {
-	out.HTTP2 = c.GetHttp2ProtocolOptions() != nil
-	for _, name := range sortedKeys(c.GetTypedExtensionProtocolOptions()) {
-		in := place.entry("typed_extension_protocol_options", name)
-		o, ok := d.open(c.GetTypedExtensionProtocolOptions()[name], in).(*httpv3.HttpProtocolOptions)
-		if !ok || name != httpProtocolOptions {
-			in.bad("extension protocol options %q are not supported by outrider", shorten(name))
-			continue
-		}
-		switch v := o.GetExplicitHttpConfig().GetProtocolConfig().(type) {
-		case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions:
-			out.HTTP2 = v != nil
-		case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions:
-			out.HTTP2 = false
-		}
-	}
 }

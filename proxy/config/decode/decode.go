@@ -27,6 +27,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"outrider/certs"
@@ -55,6 +56,11 @@ type Options struct {
 	// Getenv reads what a DataSource names, false if it is not set; nil is
 	// os.LookupEnv.
 	Getenv func(name string) (string, bool)
+	// HTTPFilters decode HTTP filters that are not outrider's, and what routes
+	// have for them, by the name of the message in typed_config. The message
+	// must be linked in: it is found in protoregistry.GlobalTypes. Those that
+	// outrider has itself stay its own.
+	HTTPFilters map[protoreflect.FullName]HTTPFilterDecoder
 }
 
 // decoder is one decoding: what was found, and what was opened on the way.
@@ -67,6 +73,7 @@ type decoder struct {
 
 	opened  map[*anypb.Any]proto.Message // nil for one that is wrong
 	insides []inside                     // of Any, in the order found
+	left    map[*anypb.Any]bool          // optional and not supported: left out
 	refs    []reference
 	sourced bool                     // something comes from elsewhere
 	statics map[string]*certs.Secret // of this bootstrap, by name
@@ -90,7 +97,7 @@ func newDecoder(opts Options) *decoder {
 	if opts.Getenv == nil {
 		opts.Getenv = os.LookupEnv
 	}
-	d := &decoder{opts: opts, types: newTypes(), opened: map[*anypb.Any]proto.Message{}, statics: map[string]*certs.Secret{}, now: time.Now()}
+	d := &decoder{opts: opts, types: newTypes(), opened: map[*anypb.Any]proto.Message{}, left: map[*anypb.Any]bool{}, statics: map[string]*certs.Secret{}, now: time.Now()}
 	if opts.Static != nil {
 		d.runtime = flattened(opts.Static.Runtime)
 	}

@@ -13,6 +13,7 @@ import (
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/connection_limit/v3"
 	directv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
 	echov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/echo/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	sniclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -144,6 +145,8 @@ func (d *decoder) networkFilterOf(name string, message proto.Message, place at) 
 		}
 	case *echov3.Echo:
 		out.Echo = &config.Echo{}
+	case *hcmv3.HttpConnectionManager:
+		out.HTTP = d.connectionManager(c, place)
 	default:
 		if message == nil || message.ProtoReflect().Descriptor().FullName() != metadataExchangeType {
 			place.bad("extension %q is not supported by outrider as a network filter", name)

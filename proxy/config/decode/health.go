@@ -81,7 +81,7 @@ func (d *decoder) healthCheck(h *corev3.HealthCheck, place at) *config.HealthChe
 	case *corev3.HealthCheck_GrpcHealthCheck_:
 		out.GRPC = &config.GRPCHealthCheck{
 			Service: v.GrpcHealthCheck.GetServiceName(), Authority: v.GrpcHealthCheck.GetAuthority(),
-			Metadata: headers(v.GrpcHealthCheck.GetInitialMetadata()),
+			Metadata: headers(v.GrpcHealthCheck.GetInitialMetadata(), "initial_metadata", place.in("grpc_health_check")),
 		}
 	default:
 		place.bad("one of http_health_check, tcp_health_check, grpc_health_check must be set")
@@ -109,9 +109,13 @@ func (d *decoder) payloads(list []*corev3.HealthCheck_Payload, place at) [][]byt
 	return out
 }
 
-func headers(list []*corev3.HeaderValueOption) [][2]string {
+// headers are those of a check's request, which has none before.
+func headers(list []*corev3.HeaderValueOption, name string, place at) [][2]string {
 	var out [][2]string
-	for _, h := range list {
+	for i, h := range list {
+		if h.GetAppend() != nil || h.GetAppendAction() != 0 || h.GetKeepEmptyValue() {
+			place.item(name, i).bad("may only have header: there is nothing to append to")
+		}
 		out = append(out, [2]string{h.GetHeader().GetKey(), h.GetHeader().GetValue()})
 	}
 	return out
@@ -121,7 +125,7 @@ func (d *decoder) httpCheck(h *corev3.HealthCheck_HttpHealthCheck, place at) *co
 	out := &config.HTTPHealthCheck{
 		Host: h.GetHost(), Path: h.GetPath(),
 		HTTP2:         h.GetCodecClientType() == typev3.CodecClientType_HTTP2,
-		Headers:       headers(h.GetRequestHeadersToAdd()),
+		Headers:       headers(h.GetRequestHeadersToAdd(), "request_headers_to_add", place),
 		RemoveHeaders: h.GetRequestHeadersToRemove(),
 		Expected:      d.statusRanges(h.GetExpectedStatuses(), "expected_statuses", place),
 		Retriable:     d.statusRanges(h.GetRetriableStatuses(), "retriable_statuses", place),

@@ -2,10 +2,6 @@ package decode
 
 import "google.golang.org/protobuf/reflect/protoreflect"
 
-// forHTTP is why options of HTTP connections are accepted: there is nothing
-// for them to act on.
-const forHTTP = "is for HTTP connections to the cluster, which only configuration and health checks make"
-
 // clusterSupport are clusters, endpoints and health checks.
 var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.cluster.v3.Cluster": {
@@ -15,18 +11,15 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"respect_dns_ttl dns_lookup_family outlier_detection upstream_bind_config ring_hash_lb_config " +
 			"maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config " +
 			"transport_socket metadata upstream_connection_options close_connections_on_host_health_failure " +
-			"ignore_health_on_host_removal filters load_balancing_policy",
+			"ignore_health_on_host_removal filters load_balancing_policy max_requests_per_connection common_http_protocol_options " +
+			"http_protocol_options protocol_selection preconnect_policy",
 		ignored: map[string]string{
-			"stats_matcher":                telemetry,
-			"max_requests_per_connection":  forHTTP,
-			"common_http_protocol_options": forHTTP,
-			"http_protocol_options":        forHTTP,
-			"protocol_selection":           forHTTP,
-			"track_timeout_budgets":        telemetry,
-			"track_cluster_stats":          telemetry,
-			"lrs_report_endpoint_metrics":  telemetry,
-			"wait_for_warm_on_init":        "a cluster is used as soon as it has endpoints",
-			"cleanup_interval":             "hosts of ORIGINAL_DST clusters go with their last connection",
+			"stats_matcher":               telemetry,
+			"track_timeout_budgets":       telemetry,
+			"track_cluster_stats":         telemetry,
+			"lrs_report_endpoint_metrics": telemetry,
+			"wait_for_warm_on_init":       "a cluster is used as soon as it has endpoints",
+			"cleanup_interval":            "hosts of ORIGINAL_DST clusters go with their last connection",
 		},
 		refused: map[string]string{
 			"transport_socket_matcher":                  "use transport_socket_matches",
@@ -159,44 +152,7 @@ var clusterSupport = map[protoreflect.FullName]fields{
 		ignored: map[string]string{"response_buffer_size": "as much of a body is read as receive needs, within a fixed limit"},
 	},
 	"envoy.config.core.v3.HealthCheck.GrpcHealthCheck":                           {works: "service_name authority initial_metadata"},
-	"envoy.config.core.v3.HeaderValueOption":                                     {works: "header"},
+	"envoy.config.core.v3.HeaderValueOption":                                     {works: "header append append_action keep_empty_value"},
 	"envoy.config.core.v3.HeaderValue":                                           {works: "key value"},
 	"envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink": {works: "event_log_path"},
-
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-		works: "explicit_http_config upstream_http_protocol_options",
-		ignored: map[string]string{
-			"common_http_protocol_options":   forHTTP,
-			"use_downstream_protocol_config": forHTTP,
-			"auto_config":                    forHTTP,
-		},
-	},
-	"envoy.config.core.v3.UpstreamHttpProtocolOptions": {
-		ignored: map[string]string{"auto_sni": forHTTP, "override_auto_sni_header": forHTTP},
-		refused: map[string]string{"auto_san_validation": "name what is expected in match_typed_subject_alt_names"},
-	},
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": {
-		works:   "http2_protocol_options",
-		ignored: map[string]string{"http_protocol_options": forHTTP},
-		refused: map[string]string{"http3_protocol_options": "HTTP/3 is not implemented"},
-	},
-	"envoy.config.core.v3.Http2ProtocolOptions": {
-		ignored: map[string]string{
-			"hpack_table_size":                                     "is a limit of Envoy's own codec",
-			"max_concurrent_streams":                               forHTTP,
-			"initial_stream_window_size":                           "is the transport's own",
-			"initial_connection_window_size":                       "is the transport's own",
-			"allow_connect":                                        forHTTP,
-			"allow_metadata":                                       forHTTP,
-			"max_outbound_frames":                                  "is a limit of Envoy's own codec",
-			"max_outbound_control_frames":                          "is a limit of Envoy's own codec",
-			"max_consecutive_inbound_frames_with_empty_payload":    "is a limit of Envoy's own codec",
-			"max_inbound_priority_frames_per_stream":               "is a limit of Envoy's own codec",
-			"max_inbound_window_update_frames_per_data_frame_sent": "is a limit of Envoy's own codec",
-			"stream_error_on_invalid_http_messaging":               forHTTP,
-			"override_stream_error_on_invalid_http_message":        forHTTP,
-			"connection_keepalive":                                 "dead connections are found by the transport's own pings",
-			"use_oghttp2_codec":                                    "chooses between Envoy's codecs",
-		},
-	},
 }

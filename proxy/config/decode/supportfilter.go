@@ -63,7 +63,6 @@ var filterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.rbac.v3.Principal.Set":           {works: "ids"},
 	"envoy.config.rbac.v3.Principal.Authenticated": {works: "principal_name"},
 	"envoy.config.rbac.v3.SourcedMetadata":         {works: "metadata_matcher metadata_source"},
-	"envoy.config.route.v3.HeaderMatcher":          {works: "name"},
 	"envoy.type.matcher.v3.PathMatcher":            {works: "path"},
 	"envoy.type.matcher.v3.StringMatcher": {
 		works: "exact prefix suffix safe_regex contains ignore_case",

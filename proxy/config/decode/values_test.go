@@ -50,6 +50,10 @@ func TestAClusterOfOneNameHasEnvoysDefaults(t *testing.T) {
 			{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 3, MaxPools: 1<<32 - 1},
 		},
 		PerConnectionBufferLimit: 1 << 20,
+		HTTP: config.UpstreamHTTP{
+			HTTP1:  config.HTTP1Options{AllowAbsoluteURL: true},
+			Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100, MaxHeadersKB: 60},
+		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(config.Cluster{}, "Digest", "Source"), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)

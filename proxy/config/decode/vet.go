@@ -108,17 +108,58 @@ func (d *decoder) vetMessage(parent, m protoreflect.Message, place at) {
 		d.vet(m, place)
 		return
 	}
+	if isOptional(parent) && !d.handles(a) {
+		d.left[a] = true
+		d.warn(place, fmt.Sprintf("%q is not supported by outrider, and optional: it is left out", shorten(a.GetTypeUrl())))
+		return
+	}
 	inner := d.open(a, place)
 	if inner == nil {
 		return
 	}
 	name := inner.ProtoReflect().Descriptor().FullName()
+	if d.opts.HTTPFilters[name] != nil {
+		d.insides = append(d.insides, inside{inner, place})
+		return
+	}
 	if _, ok := supported(name); !ok && !hasOwnJSON(inner.ProtoReflect().Descriptor()) {
 		place.bad("extension %s is not supported by outrider", extensionName(parent, name))
 		return
 	}
 	d.insides = append(d.insides, inside{inner, place})
 	d.vet(inner.ProtoReflect(), place)
+}
+
+// isOptional reports whether m says that its extension may be left out.
+func isOptional(m protoreflect.Message) bool {
+	switch m.Descriptor().FullName() {
+	case "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", "envoy.config.route.v3.FilterConfig":
+		return m.Get(m.Descriptor().Fields().ByName("is_optional")).Bool()
+	}
+	return false
+}
+
+// handles reports whether the type of what is in a is supported. What cannot
+// be read is left to open.
+func (d *decoder) handles(a *anypb.Any) bool {
+	m, ok := d.newMessage(a.GetTypeUrl())
+	if !ok {
+		return false
+	}
+	url := a.GetTypeUrl()
+	switch s := m.Interface().(type) {
+	case *udpav1.TypedStruct:
+		if proto.Unmarshal(a.GetValue(), s) == nil {
+			url = s.GetTypeUrl()
+		}
+	case *xdstypev3.TypedStruct:
+		if proto.Unmarshal(a.GetValue(), s) == nil {
+			url = s.GetTypeUrl()
+		}
+	}
+	name := protoreflect.FullName(url[strings.LastIndexByte(url, '/')+1:])
+	_, ok = supported(name)
+	return ok || d.opts.HTTPFilters[name] != nil
 }
 
 // extensionName is how the configuration calls an extension, and its type.
