@@ -46,6 +46,7 @@ type Cluster struct {
 	stop       context.CancelFunc // guarded by mu; ends run
 	gone       bool               // guarded by mu; retired
 	dynamic    bool               // guarded by mu; came by CDS
+	unask      func()             // guarded by mu; ends ask, nil if there is nothing to end
 	update     chan struct{}      // cap 1: the hosts have changed
 
 	assigned chan struct{} // cap 1: an assignment has come
@@ -53,6 +54,10 @@ type Cluster struct {
 	warmOnce sync.Once
 	warm     chan struct{}
 	onWarm   func(*Cluster)
+
+	// awaits says that it takes the place of another only when its secrets are
+	// there: see succession.go.
+	awaits bool
 
 	// users counts the Set that holds the cluster and its connections; at 0
 	// the cluster is gone for good.
@@ -180,6 +185,9 @@ func (c *Cluster) run(ctx context.Context) {
 		wait.Go(func() { c.original.sweep(ctx, c) })
 	case config.Static:
 	}
+	if c.awaits {
+		wait.Go(func() { c.awaitSecrets(ctx) })
+	}
 	if c.outlier != nil {
 		wait.Go(func() { c.outlier.run(ctx) })
 	}
@@ -205,11 +213,14 @@ func (c *Cluster) start(stop context.CancelFunc) bool {
 // with the last the cluster's metrics go.
 func (c *Cluster) retire() {
 	c.mu.Lock()
-	gone, stop := c.gone, c.stop
+	gone, stop, unask := c.gone, c.stop, c.unask
 	c.gone = true
 	c.mu.Unlock()
 	if gone {
 		return
+	}
+	if unask != nil {
+		unask()
 	}
 	c.retired.Store(true)
 	if stop != nil {

@@ -62,7 +62,7 @@ func (c *Cluster) followEDS(ctx context.Context) {
 		case <-giveUp:
 			giveUp = nil
 			c.opts.Log.Warn("no endpoints within initial_fetch_timeout", "cluster", c.cfg.Name, "service", c.serviceName())
-			c.discovered()
+			c.giveUp()
 		case <-stale:
 			stale = nil
 			c.members.assignmentStale.Inc()

@@ -29,6 +29,10 @@ type Options struct {
 	// Format compiles a text in the language of access logs; the default knows
 	// none.
 	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
+	// Endpoints is told that an EDS cluster wants its endpoints, which
+	// SetAssignment brings; what it returns is called when the cluster does not
+	// want them any more. The default asks nobody.
+	Endpoints func(*config.EDS) (stop func())
 	// Rand is for every random choice; the default is math/rand/v2's Uint64.
 	Rand func() uint64
 	// Now is the time for ejections and event logs; the default is time.Now.

@@ -18,8 +18,10 @@ import (
 type Set struct {
 	opts Options
 
-	// clusters is by name; swapped whole.
-	clusters atomic.Pointer[map[string]*Cluster]
+	// clusters is by name: string to *Cluster. It changes under mu, and is read
+	// without: a change costs the same however many clusters there are.
+	clusters sync.Map
+	active   atomic.Int64 // how many are in clusters
 
 	mu          sync.Mutex
 	warming     map[string]*Cluster           // guarded by mu; wait to take the place of one in clusters
@@ -36,12 +38,10 @@ type Set struct {
 
 // NewSet makes an empty Set.
 func NewSet(opts Options) *Set {
-	s := &Set{
+	return &Set{
 		opts: opts.withDefaults(), warming: map[string]*Cluster{}, wake: make(chan struct{}, 1),
 		assignments: map[string]*config.Assignment{}, followers: map[string][]*Cluster{}, scopes: map[string]int{},
 	}
-	s.clusters.Store(&map[string]*Cluster{})
-	return s
 }
 
 // Run resolves names, checks health and ejects outliers for all clusters until
@@ -74,13 +74,40 @@ func (s *Set) Run(ctx context.Context) error {
 }
 
 // Get is the cluster of that name, nil if there is none. It takes no lock.
-func (s *Set) Get(name string) *Cluster { return (*s.clusters.Load())[name] }
+func (s *Set) Get(name string) *Cluster {
+	if c, ok := s.clusters.Load(name); ok {
+		return c.(*Cluster) //nolint:errcheck // nothing else is in it
+	}
+	return nil
+}
+
+// put makes c the cluster of a name, or nothing if c is nil. It needs mu.
+func (s *Set) put(name string, c *Cluster) {
+	if c == nil {
+		if _, had := s.clusters.LoadAndDelete(name); had {
+			s.active.Add(-1)
+		}
+		return
+	}
+	if _, had := s.clusters.Swap(name, c); !had {
+		s.active.Add(1)
+	}
+}
+
+// each calls f for every cluster, in no order.
+func (s *Set) each(f func(*Cluster)) {
+	s.clusters.Range(func(_, c any) bool {
+		f(c.(*Cluster)) //nolint:errcheck // nothing else is in it
+		return true
+	})
+}
 
 // All is every cluster, by name.
 func (s *Set) All() []*Cluster {
-	return slices.SortedFunc(maps.Values(*s.clusters.Load()), func(a, b *Cluster) int {
-		return cmp.Compare(a.cfg.Name, b.cfg.Name)
-	})
+	out := make([]*Cluster, 0, s.active.Load())
+	s.each(func(c *Cluster) { out = append(out, c) })
+	slices.SortFunc(out, func(a, b *Cluster) int { return cmp.Compare(a.cfg.Name, b.cfg.Name) })
+	return out
 }
 
 // Warming is every cluster that waits to take the place of one of All, by name.
@@ -101,11 +128,11 @@ func (s *Set) Apply(cfgs []*config.Cluster) error {
 		names[cfg.Name] = true
 	}
 	var removed []string
-	for name := range *s.clusters.Load() {
-		if !names[name] {
-			removed = append(removed, name)
+	s.each(func(c *Cluster) {
+		if !names[c.cfg.Name] {
+			removed = append(removed, c.cfg.Name)
 		}
-	}
+	})
 	return s.Change(cfgs, removed)
 }
 
@@ -118,21 +145,50 @@ func (s *Set) Remove(name string) { _ = s.Change(nil, []string{name}) }
 // Change adds or changes some clusters and removes others. On an error nothing
 // has changed.
 func (s *Set) Change(updated []*config.Cluster, removed []string) error {
-	made, err := s.build(updated)
-	if err != nil {
-		return err
+	made, refused := s.build(updated)
+	if len(refused) > 0 {
+		s.discard(made)
+		var errs []error
+		for _, cfg := range updated {
+			errs = append(errs, refused[cfg.Name])
+			delete(refused, cfg.Name)
+		}
+		return errors.Join(errs...)
+	}
+	s.change(updated, removed, made)
+	return nil
+}
+
+// ChangeEach is Change where each cluster stands for itself: it returns why
+// those were refused that have not changed, by name.
+func (s *Set) ChangeEach(updated []*config.Cluster, removed []string) (refused map[string]error) {
+	made, refused := s.build(updated)
+	good := slices.DeleteFunc(slices.Clone(updated), func(cfg *config.Cluster) bool { return refused[cfg.Name] != nil })
+	for name := range refused {
+		if c := made[name]; c != nil { // the first of two of that name
+			s.discard(map[string]*Cluster{name: c})
+			delete(made, name)
+		}
+	}
+	s.change(good, removed, made)
+	return refused
+}
+
+// change puts in what was made of updated, and takes removed out.
+func (s *Set) change(updated []*config.Cluster, removed []string, made map[string]*Cluster) {
+	for _, c := range made {
+		c.ask()
 	}
 	var retired []*Cluster
 	s.mu.Lock()
-	next := maps.Clone(*s.clusters.Load())
 	for _, name := range removed {
-		retired = append(retired, next[name], s.warming[name])
-		delete(next, name)
+		retired = append(retired, s.Get(name), s.warming[name])
+		s.put(name, nil)
 		delete(s.warming, name)
 	}
 	for _, cfg := range updated {
 		// A change back to what is current ends the warming of the other.
-		if c := next[cfg.Name]; c != nil && c.cfg.Digest == cfg.Digest && s.warming[cfg.Name] != nil && made[cfg.Name] == nil {
+		if c := s.Get(cfg.Name); c != nil && c.cfg.Digest == cfg.Digest && s.warming[cfg.Name] != nil && made[cfg.Name] == nil {
 			if w := s.warming[cfg.Name]; w.cfg.Digest != cfg.Digest {
 				retired = append(retired, w)
 				delete(s.warming, cfg.Name)
@@ -142,16 +198,17 @@ func (s *Set) Change(updated []*config.Cluster, removed []string) error {
 	for name, c := range made {
 		retired = append(retired, s.warming[name])
 		delete(s.warming, name)
-		old := next[name]
-		if old == nil || c.isWarm() {
+		old := s.Get(name)
+		c.successor = func() *Cluster { return s.Get(c.cfg.Name) }
+		c.awaits = c.waitsFor() != nil
+		if old == nil || c.isWarm() && !c.awaits {
 			retired = append(retired, old)
-			next[name] = c
+			s.put(name, c)
 		} else {
 			s.warming[name] = c
 		}
 		s.adopt(c)
 	}
-	s.clusters.Store(&next)
 	s.mu.Unlock()
 	for _, c := range retired {
 		if c != nil {
@@ -162,19 +219,17 @@ func (s *Set) Change(updated []*config.Cluster, removed []string) error {
 		s.firstAssignment(c)
 	}
 	s.count(len(made), retired)
-	return nil
 }
 
-// build makes the clusters of cfgs that are new or changed.
-func (s *Set) build(cfgs []*config.Cluster) (map[string]*Cluster, error) {
-	var errs []error
-	made := map[string]*Cluster{}
+// build makes the clusters of cfgs that are new or changed, and says which
+// cannot be made.
+func (s *Set) build(cfgs []*config.Cluster) (made map[string]*Cluster, refused map[string]error) {
+	made, refused = map[string]*Cluster{}, map[string]error{}
 	seen := map[string]bool{}
-	current := *s.clusters.Load()
-	deferStats := len(current)+len(cfgs) > s.opts.DeferStatsAbove
+	deferStats := int(s.active.Load())+len(cfgs) > s.opts.DeferStatsAbove
 	for _, cfg := range cfgs {
 		if seen[cfg.Name] {
-			errs = append(errs, fmt.Errorf("cluster %q: there are two of that name", cfg.Name))
+			refused[cfg.Name] = fmt.Errorf("cluster %q: there are two of that name", cfg.Name)
 			continue
 		}
 		seen[cfg.Name] = true
@@ -183,16 +238,12 @@ func (s *Set) build(cfgs []*config.Cluster) (map[string]*Cluster, error) {
 		}
 		c, err := newCluster(cfg, &s.opts, deferStats)
 		if err != nil {
-			errs = append(errs, err)
+			refused[cfg.Name] = err
 			continue
 		}
 		made[cfg.Name] = c
 	}
-	if err := errors.Join(errs...); err != nil {
-		s.discard(made)
-		return nil, err
-	}
-	return made, nil
+	return made, refused
 }
 
 // discard drops the metrics of clusters that were never used.
@@ -217,7 +268,7 @@ func (s *Set) unchanged(cfg *config.Cluster) bool {
 	if w := s.warming[cfg.Name]; w != nil && w.cfg.Digest == cfg.Digest {
 		return true
 	}
-	c := (*s.clusters.Load())[cfg.Name]
+	c := s.Get(cfg.Name)
 	return c != nil && c.cfg.Digest == cfg.Digest
 }
 
@@ -227,12 +278,11 @@ func (s *Set) adopt(c *Cluster) {
 	name := statName(c.cfg)
 	s.scopes[name]++
 	c.onGone = func() { s.forget(c, name) }
-	c.successor = func() *Cluster { return s.Get(c.cfg.Name) }
 	if c.cfg.Type == config.EDSType {
 		service := c.serviceName()
 		s.followers[service] = append(s.followers[service], c)
 	}
-	if c.periodic() {
+	if c.periodic() || c.awaits {
 		s.starts = append(s.starts, c)
 		select {
 		case s.wake <- struct{}{}:
@@ -244,15 +294,13 @@ func (s *Set) adopt(c *Cluster) {
 // promote puts a cluster that has become warm in the place of the old one.
 func (s *Set) promote(c *Cluster) {
 	s.mu.Lock()
-	if s.warming[c.cfg.Name] != c {
+	if s.warming[c.cfg.Name] != c || c.waitsFor() != nil {
 		s.mu.Unlock()
 		return
 	}
 	delete(s.warming, c.cfg.Name)
-	next := maps.Clone(*s.clusters.Load())
-	old := next[c.cfg.Name]
-	next[c.cfg.Name] = c
-	s.clusters.Store(&next)
+	old := s.Get(c.cfg.Name)
+	s.put(c.cfg.Name, c)
 	s.mu.Unlock()
 	if old != nil {
 		old.retire()
@@ -310,7 +358,7 @@ func (s *Set) count(made int, retired []*Cluster) {
 	warming := len(s.warming)
 	s.mu.Unlock()
 	scope.Gauge("warming_clusters").Set(int64(warming))
-	scope.Gauge("active_clusters").Set(int64(len(*s.clusters.Load())))
+	scope.Gauge("active_clusters").Set(s.active.Load())
 }
 
 // WaitWarm waits until every cluster, as the set is now, is warm. It needs
@@ -337,39 +385,10 @@ func (s *Set) pending() []*Cluster {
 	for _, c := range s.warming {
 		out = append(out, c)
 	}
-	for _, c := range *s.clusters.Load() {
+	s.each(func(c *Cluster) {
 		if !c.isWarm() {
 			out = append(out, c)
 		}
-	}
+	})
 	return out
-}
-
-// SetAssignment gives the endpoints of a service to the EDS clusters that
-// follow it, now and later.
-func (s *Set) SetAssignment(serviceName string, a *config.Assignment) {
-	s.assigning.Lock()
-	defer s.assigning.Unlock()
-	s.mu.Lock()
-	s.assignments[serviceName] = a
-	followers := slices.Clone(s.followers[serviceName])
-	s.mu.Unlock()
-	for _, c := range followers {
-		c.assign(a)
-	}
-}
-
-// firstAssignment gives c what came before it.
-func (s *Set) firstAssignment(c *Cluster) {
-	if c.cfg.Type != config.EDSType {
-		return
-	}
-	s.assigning.Lock()
-	defer s.assigning.Unlock()
-	s.mu.Lock()
-	a := s.assignments[c.serviceName()]
-	s.mu.Unlock()
-	if a != nil {
-		c.assign(a)
-	}
 }
