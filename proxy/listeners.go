@@ -27,11 +27,8 @@ type listeners struct {
 	refused  map[string]Refusal            // guarded by mu; by name: the last update that was refused
 	stopped  []func(*config.Listener) bool // guarded by mu; which listeners accept no more
 
-	// routes finds a listener by the destination it stands for; swapped whole.
-	routes atomic.Pointer[map[netip.AddrPort]*liveListener]
-	// intercepting are those that take redirected connections; swapped whole.
-	intercepting atomic.Pointer[[]interceptor]
-	wait         sync.WaitGroup // everything that the set has started
+	index *listenerIndex // by address
+	wait  sync.WaitGroup // everything that the set has started
 }
 
 // liveListener is one listener: its sockets and its current snapshot.
@@ -71,10 +68,7 @@ type Refusal struct {
 }
 
 func newListeners(s *Server) *listeners {
-	ls := &listeners{server: s, byName: map[string]*liveListener{}, refused: map[string]Refusal{}}
-	ls.routes.Store(&map[netip.AddrPort]*liveListener{})
-	ls.intercepting.Store(&[]interceptor{})
-	return ls
+	return &listeners{server: s, byName: map[string]*liveListener{}, refused: map[string]Refusal{}, index: newListenerIndex()}
 }
 
 func (l *liveListener) current() *snapshot { return l.snap.Load() }
@@ -113,23 +107,8 @@ func (ls *listeners) tryApply(cfg *config.Listener, version string, dynamic bool
 
 // checkAddress refuses a second listener on an address that is taken.
 func (ls *listeners) checkAddress(cfg *config.Listener) error {
-	if cfg.NoBind {
-		return nil
-	}
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	for name, other := range ls.byName {
-		snap := other.current()
-		if name == cfg.Name || snap.cfg.NoBind {
-			continue
-		}
-		for _, a := range addresses(cfg) {
-			for _, b := range addresses(snap.cfg) {
-				if a.String() == b.String() && a.AddrPort.Port() != 0 {
-					return fmt.Errorf("listener %q: address %s is listener %q's already", cfg.Name, a, name)
-				}
-			}
-		}
+	if address, other := ls.index.owner(cfg); other != nil {
+		return fmt.Errorf("listener %q: address %s is listener %q's already", cfg.Name, address, other.name)
 	}
 	return nil
 }
@@ -156,7 +135,7 @@ func (ls *listeners) add(cfg *config.Listener, version string, dynamic bool) err
 	ls.mu.Lock()
 	ls.byName[cfg.Name] = l
 	ls.mu.Unlock()
-	ls.reroute()
+	ls.index.put(l)
 	s.stats.lm.added.Inc()
 	ls.serveIfStarted(l)
 	if err := snap.notReady(); err != nil {
@@ -226,7 +205,7 @@ func (ls *listeners) swap(l *liveListener, snap *snapshot) error {
 		l.warming = nil
 	}
 	l.mu.Unlock()
-	ls.reroute()
+	ls.index.put(l)
 	ls.drain(&draining{listener: l.name, chains: old.gone(snap), since: time.Now()})
 	ls.server.log.Info("listener updated", "listener", l.name, "chains_draining", len(old.gone(snap)))
 	return nil
@@ -244,7 +223,7 @@ func (ls *listeners) remove(name string) {
 		return
 	}
 	l.stopAccepting()
-	ls.reroute()
+	ls.index.remove(l)
 	ls.server.stats.lm.removed.Inc()
 	snap := l.current()
 	ls.drain(&draining{listener: name, chains: snap.gone(nil), snap: snap, since: time.Now(), done: func() { ls.forget(l) }})
@@ -317,48 +296,27 @@ func (d *draining) closeIdle() bool {
 	return all
 }
 
-// reroute rebuilds what byDestination looks up.
-func (ls *listeners) reroute() {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	routes := map[netip.AddrPort]*liveListener{}
-	var intercepting []interceptor
-	for _, l := range ls.byName {
-		if l.current().intercepts {
-			intercepting = append(intercepting, interceptor{l, l.addrPorts()})
-		}
-		for _, a := range addresses(l.current().cfg) {
-			if a.AddrPort.IsValid() {
-				routes[a.AddrPort] = l
-			}
-		}
-	}
-	ls.routes.Store(&routes)
-	ls.intercepting.Store(&intercepting)
-}
-
 // byDestination is the listener for a restored destination: exactly its
 // address, then the wildcard of its family with its port; nil if none.
 // Source: Envoy's use_original_dst.
 func (ls *listeners) byDestination(dst netip.AddrPort) *liveListener {
-	routes := *ls.routes.Load()
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	if l := routes[dst]; l != nil {
+	if l := ls.index.at(dst); l != nil {
 		return l
 	}
 	any := netip.IPv6Unspecified()
 	if dst.Addr().Is4() {
-		if l := routes[netip.AddrPortFrom(netip.IPv4Unspecified(), dst.Port())]; l != nil {
+		if l := ls.index.at(netip.AddrPortFrom(netip.IPv4Unspecified(), dst.Port())); l != nil {
 			return l
 		}
 		// An IPv6 wildcard listener that takes IPv4 too.
-		l := routes[netip.AddrPortFrom(any, dst.Port())]
+		l := ls.index.at(netip.AddrPortFrom(any, dst.Port()))
 		if l != nil && l.current().cfg.Address.IPv4Compat {
 			return l
 		}
 		return nil
 	}
-	return routes[netip.AddrPortFrom(any, dst.Port())]
+	return ls.index.at(netip.AddrPortFrom(any, dst.Port()))
 }
 
 // sorted are the listeners in the order of their names.

@@ -84,7 +84,7 @@ func (l *liveListener) addrPorts() []netip.AddrPort {
 // interceptorAt is the intercepting listener that has the address dst on this
 // machine; nil if none has.
 func (ls *listeners) interceptorAt(dst netip.AddrPort) *liveListener {
-	for _, one := range *ls.intercepting.Load() {
+	for _, one := range ls.index.interceptors() {
 		for _, a := range one.bound {
 			if a == dst || a.Port() == dst.Port() && a.Addr().IsUnspecified() && ls.server.ownAddresses.has(dst.Addr()) {
 				return one.liveListener
