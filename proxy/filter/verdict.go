@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/proxy/flow"
+	"outrider/proxy/rbac"
 )
 
 // Verdict is what one filter would do with a connection.
@@ -19,21 +20,12 @@ type Verdict struct {
 	Reason string `json:"reason"`
 	// Policy is the RBAC policy that matched, "" for none, and Policies why
 	// the others did not, in the order of their evaluation.
-	Policy   string         `json:"policy,omitempty"`
-	Policies []PolicyResult `json:"policies,omitempty"`
+	Policy   string              `json:"policy,omitempty"`
+	Policies []rbac.PolicyResult `json:"policies,omitempty"`
 	// Shadow is the verdict of RBAC's shadow rules; nil if it has none.
 	Shadow *Verdict `json:"shadow,omitempty"`
 	// Clusters is where tcp_proxy would go, with the share of each.
 	Clusters []ClusterShare `json:"clusters,omitempty"`
-}
-
-// PolicyResult is how one RBAC policy was evaluated.
-type PolicyResult struct {
-	Policy  string `json:"policy"`
-	Matched bool   `json:"matched"`
-	// Failed is what did not match, "" if it matched: for every permission, or
-	// if one matched for every principal, the first criterion that failed.
-	Failed []string `json:"failed,omitempty"`
 }
 
 // ClusterShare is a cluster and the share of connections that go to it, of 1.

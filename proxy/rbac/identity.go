@@ -1,4 +1,4 @@
-package filter
+package rbac
 
 import (
 	"crypto/x509"
@@ -13,13 +13,11 @@ import (
 )
 
 // facts are what rules are evaluated on.
-type facts struct{ info *flow.Info }
+type facts flow.Info
 
-func newFacts(info *flow.Info) *facts { return &facts{info: info} }
-
-func (f *facts) destination() flow.Addr  { return f.info.Local }
-func (f *facts) source() flow.Addr       { return f.info.Remote }
-func (f *facts) directRemote() flow.Addr { return f.info.DirectRemote }
+func (f *facts) destination() flow.Addr  { return f.Local }
+func (f *facts) source() flow.Addr       { return f.Remote }
+func (f *facts) directRemote() flow.Addr { return f.DirectRemote }
 
 // peer is the certificate of an authenticated client; nil if it is not.
 //
@@ -28,7 +26,7 @@ func (f *facts) directRemote() flow.Addr { return f.info.DirectRemote }
 // where no name is asked for, and one whose certificate was accepted untrusted
 // has all names that it claims.
 func (f *facts) peer() *x509.Certificate {
-	s := f.info.Downstream
+	s := f.Downstream
 	if s == nil || !s.PeerVerified || len(s.Peer) == 0 {
 		return nil
 	}
@@ -38,15 +36,15 @@ func (f *facts) peer() *x509.Certificate {
 // String is the connection in a refusal: who came, from where, to what.
 func (f *facts) String() string {
 	s := fmt.Sprintf("peer %s from %s to %s", f.identity(), f.source(), f.destination())
-	if f.info.SNI != "" {
-		s += fmt.Sprintf(", server name %q", f.info.SNI)
+	if f.SNI != "" {
+		s += fmt.Sprintf(", server name %q", f.SNI)
 	}
 	return s
 }
 
 // identity is who the client is, or why it is nobody.
 func (f *facts) identity() string {
-	s, cert := f.info.Downstream, f.peer()
+	s, cert := f.Downstream, f.peer()
 	switch {
 	case cert != nil:
 		return shown(cert)

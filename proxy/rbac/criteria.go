@@ -1,4 +1,4 @@
-package filter
+package rbac
 
 import (
 	"errors"
@@ -226,8 +226,8 @@ func (p inPorts) String() string {
 // serverName is requested_server_name.
 type serverName struct{ m certs.StringMatcher }
 
-func (s serverName) match(f *facts) bool { return s.m.Match(f.info.SNI) }
-func (s serverName) why(f *facts) string { return fmt.Sprintf("%s: it is %q", s, f.info.SNI) }
+func (s serverName) match(f *facts) bool { return s.m.Match(f.SNI) }
+func (s serverName) why(f *facts) string { return fmt.Sprintf("%s: it is %q", s, f.SNI) }
 func (s serverName) String() string      { return "requested_server_name " + s.m.String() }
 
 // filterState is a rule on one object of the filter state.
@@ -237,12 +237,12 @@ type filterState struct {
 }
 
 func (s filterState) match(f *facts) bool {
-	v, ok := f.info.FilterState[s.key]
+	v, ok := f.FilterState[s.key]
 	return ok && s.m.Match(v)
 }
 
 func (s filterState) why(f *facts) string {
-	v, ok := f.info.FilterState[s.key]
+	v, ok := f.FilterState[s.key]
 	if !ok {
 		return s.String() + ": it is not set"
 	}

@@ -1,4 +1,4 @@
-package filter
+package rbac
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ func (r metadataRule) String() string {
 
 // value is what the path leads to; nil if nothing.
 func (r metadataRule) value(f *facts) *structpb.Value {
-	at := f.info.DynamicMetadata[r.m.Filter]
+	at := f.DynamicMetadata[r.m.Filter]
 	var v *structpb.Value
 	for _, key := range r.m.Path {
 		if v = at.GetFields()[key]; v == nil {
