@@ -1,0 +1,393 @@
+package h2
+
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http2/hpack"
+
+	"outrider/proxy/http/message"
+)
+
+// Envoy's response code details of what is wrong with a message.
+const (
+	detailHeader    = "http2.invalid.header.field"
+	detailMessaging = "http2.violation.of.messaging.rule"
+	detailTooMany   = "http2.too_many_headers"
+)
+
+// section is what a header block is.
+type section uint8
+
+const (
+	discarded section = iota // of a stream that is gone; HPACK still needs it
+	requestHead
+	responseHead
+	trailerSection
+)
+
+// block is a header block while it is decoded. It is of the goroutine that
+// reads.
+type block struct {
+	conn *conn
+
+	// While CONTINUATION has to come.
+	open   bool
+	first  frame
+	pieces int
+	bytes  []byte
+
+	section section
+	head    *message.Head
+	fields  message.Fields // of trailers
+	size    int
+	count   int
+	cookie  int // where the joined cookie is, plus one
+	regular bool
+	seen    uint8 // pseudo-headers
+	// protocol is :protocol of an extended CONNECT.
+	protocol string
+	declared int64  // content-length; -1 is none
+	bad      string // the detail of the first mistake, "" is none
+	what     string
+	over     bool // over the limits
+}
+
+const (
+	seenMethod = 1 << iota
+	seenScheme
+	seenAuthority
+	seenPath
+	seenStatus
+	seenProtocol
+)
+
+// blockLimit bounds the bytes of a block before decoding, for CONTINUATION
+// frames may be many. Huffman coding makes a header at most four times as
+// long, and never indexed fields may repeat what was in the limit.
+func (c *conn) blockLimit() int { return 2*c.o.MaxHeaderBytes + maxFrame }
+
+// pieceLimit bounds the CONTINUATION frames of a block: nghttp2, which Envoy
+// uses, takes 8; more are taken if limits of larger heads need them.
+func (c *conn) pieceLimit() int { return 8 + c.blockLimit()/4096 }
+
+func (c *conn) takeHeaders(f frame, p []byte) error {
+	if f.stream == 0 {
+		return connErrorf(codeProtocol, "HEADERS on stream 0")
+	}
+	p, err := unpad(f, p)
+	if err != nil {
+		return err
+	}
+	if f.has(flagPriority) {
+		if len(p) < 5 {
+			return connErrorf(codeFrameSize, "HEADERS of %d bytes with priority", len(p))
+		}
+		if binary.BigEndian.Uint32(p)&maxStreamID == f.stream {
+			return connErrorf(codeProtocol, "stream %d depends on itself", f.stream)
+		}
+		p = p[5:]
+	}
+	if f.has(flagEndHeaders) {
+		return c.takeBlock(f, p)
+	}
+	c.block.open, c.block.first, c.block.pieces = true, f, 0
+	c.block.bytes = append(c.block.bytes[:0], p...)
+	return nil
+}
+
+func (c *conn) takeContinuation(f frame, p []byte) error {
+	b := &c.block
+	if !b.open || f.stream != b.first.stream {
+		return connErrorf(codeProtocol, "CONTINUATION on stream %d without HEADERS", f.stream)
+	}
+	b.pieces++
+	if b.pieces > c.pieceLimit() || len(b.bytes)+len(p) > c.blockLimit() {
+		return connErrorf(codeEnhanceYourCalm, "a header block of more than %d bytes in %d frames", len(b.bytes)+len(p), b.pieces)
+	}
+	b.bytes = append(b.bytes, p...)
+	if !f.has(flagEndHeaders) {
+		return nil
+	}
+	b.open = false
+	bytes := b.bytes
+	b.bytes = nil
+	return c.takeBlock(b.first, bytes)
+}
+
+// takeBlock gives a whole header block to its stream.
+func (c *conn) takeBlock(f frame, p []byte) error {
+	c.mu.Lock()
+	s := c.streams[f.stream]
+	c.mu.Unlock()
+	if s == nil {
+		return c.side.newStream(f, p)
+	}
+	if s.remoteDone { // written by this goroutine only
+		return connErrorf(codeStreamClosed, "HEADERS after the end of stream %d", f.stream)
+	}
+	if s.gotHead {
+		return c.takeTrailers(s, f, p)
+	}
+	return c.side.response(s, f, p)
+}
+
+// decode decodes a block. Only a mistake in the compression is an error; what
+// is wrong with the fields is in the block.
+func (c *conn) decode(sec section, p []byte) error {
+	b := &c.block
+	b.section, b.head, b.fields = sec, nil, nil
+	b.size, b.count, b.cookie, b.regular, b.seen = 0, 0, 0, false, 0
+	b.protocol, b.declared, b.bad, b.what, b.over = "", -1, "", "", false
+	if sec == requestHead || sec == responseHead {
+		b.head = message.NewHead()
+	}
+	_, err := c.dec.Write(p)
+	if err == nil {
+		err = c.dec.Close()
+	}
+	if err != nil {
+		b.head.Release()
+		return connErrorf(codeCompression, "%s", err)
+	}
+	return nil
+}
+
+// refuse notes the first mistake.
+func (b *block) refuse(detail, what string) {
+	if b.bad == "" {
+		b.bad, b.what = detail, what
+	}
+}
+
+// field is called for each field of the block.
+func (b *block) field(f hpack.HeaderField) {
+	if b.section == discarded || b.bad != "" || b.over {
+		return
+	}
+	b.size += len(f.Name) + len(f.Value)
+	b.count++
+	if b.size > b.conn.o.MaxHeaderBytes || b.count > b.conn.o.MaxHeaders {
+		b.over = true
+		return
+	}
+	if !validValue(f.Value) {
+		b.refuse(detailHeader, "the value of "+strconv.Quote(f.Name)+" has a character that is not allowed")
+		return
+	}
+	if strings.HasPrefix(f.Name, ":") {
+		b.pseudo(f.Name, f.Value)
+		return
+	}
+	if !validName(f.Name) {
+		b.refuse(detailHeader, "the name "+strconv.Quote(f.Name)+" is not allowed")
+		return
+	}
+	b.regular = true
+	b.plain(f.Name, f.Value)
+}
+
+// plain takes a field that is no pseudo-header.
+func (b *block) plain(name, value string) {
+	fields := &b.fields
+	if b.head != nil {
+		fields = &b.head.Fields
+	}
+	switch name {
+	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
+		b.refuse(detailHeader, name+" is not of HTTP/2")
+		return
+	case "te":
+		if !strings.EqualFold(value, "trailers") {
+			b.refuse(detailHeader, "te is "+strconv.Quote(value))
+			return
+		}
+	case "content-length":
+		if !b.contentLength(value) {
+			return
+		}
+	case "host":
+		if b.section == requestHead {
+			b.host(value)
+			return
+		}
+	case "cookie":
+		if b.joinCookie(fields, value) {
+			return
+		}
+	}
+	fields.Add(name, value)
+}
+
+// contentLength takes the field, and reports whether it is to be kept.
+func (b *block) contentLength(value string) bool {
+	n, err := strconv.ParseUint(value, 10, 63)
+	if err != nil || value[0] == '+' {
+		b.refuse(detailHeader, "content-length is "+strconv.Quote(value))
+		return false
+	}
+	if b.declared >= 0 {
+		b.refuse(detailHeader, "content-length is there twice")
+		return false
+	}
+	b.declared = int64(n)
+	return true
+}
+
+// host is the authority if there is no :authority, which wins otherwise.
+func (b *block) host(value string) {
+	if b.seen&seenAuthority == 0 && b.head.Authority == "" {
+		b.head.Authority = value
+	}
+}
+
+// joinCookie appends a crumb to the cookie that is there (RFC 9113, section
+// 8.2.3).
+func (b *block) joinCookie(fields *message.Fields, value string) bool {
+	if b.cookie == 0 {
+		b.cookie = len(*fields) + 1
+		return false
+	}
+	c := &(*fields)[b.cookie-1]
+	c.Value += "; " + value
+	return true
+}
+
+// pseudo takes a pseudo-header.
+func (b *block) pseudo(name, value string) {
+	bit, into := b.pseudoOf(name)
+	switch {
+	case b.regular:
+		b.refuse(detailHeader, name+" after other fields")
+	case bit == 0:
+		b.refuse(detailHeader, name+" is not allowed here")
+	case b.seen&bit != 0:
+		b.refuse(detailHeader, name+" is there twice")
+	case bit == seenStatus:
+		b.status(value)
+	default:
+		*into = value
+	}
+	b.seen |= bit
+}
+
+// pseudoOf is where a pseudo-header goes; 0 if it has no place in the section.
+func (b *block) pseudoOf(name string) (uint8, *string) {
+	if b.section == responseHead && name == ":status" {
+		return seenStatus, nil
+	}
+	if b.section != requestHead {
+		return 0, nil
+	}
+	switch name {
+	case ":method":
+		return seenMethod, &b.head.Method
+	case ":scheme":
+		return seenScheme, &b.head.Scheme
+	case ":authority":
+		return seenAuthority, &b.head.Authority
+	case ":path":
+		return seenPath, &b.head.Path
+	case ":protocol":
+		if b.conn.o.AllowConnect {
+			return seenProtocol, &b.protocol
+		}
+	}
+	return 0, nil
+}
+
+func (b *block) status(value string) {
+	n, err := strconv.Atoi(value)
+	if err != nil || len(value) != 3 || n < 100 || n == 101 {
+		b.refuse(detailHeader, ":status is "+strconv.Quote(value))
+		return
+	}
+	b.head.Status = n
+}
+
+// checkRequest looks at what a request must have.
+func (b *block) checkRequest() {
+	h := b.head
+	connect := h.Method == "CONNECT"
+	switch {
+	case b.bad != "":
+	case h.Method == "" || !validToken(h.Method):
+		b.refuse(detailMessaging, ":method is "+strconv.Quote(h.Method))
+	case b.seen&seenProtocol != 0:
+		if !connect || b.protocol == "" || h.Scheme == "" || h.Path == "" || h.Authority == "" {
+			b.refuse(detailMessaging, "an extended CONNECT without method, scheme, path or authority")
+		}
+	case connect:
+		if b.seen&(seenScheme|seenPath) != 0 || h.Authority == "" {
+			b.refuse(detailMessaging, "a CONNECT with scheme or path, or without authority")
+		}
+	case h.Scheme == "" || h.Path == "":
+		b.refuse(detailMessaging, "a request without :scheme or :path")
+	case h.Path[0] != '/' && !(h.Path == "*" && h.Method == "OPTIONS"):
+		b.refuse(detailMessaging, ":path is "+strconv.Quote(h.Path))
+	case b.seen&seenAuthority == 0 && h.Authority == "":
+		b.refuse(detailMessaging, "a request without :authority and host")
+	}
+}
+
+// malformed ends the stream or the connection for a message that breaks a
+// rule; s is nil if nobody knows the stream yet.
+func (c *conn) malformed(s *stream, detail, what string) error {
+	c.o.Stats.MessagingError.Inc()
+	if !c.o.StreamErrorsOnly {
+		return &connError{code: codeProtocol, details: detail, what: what}
+	}
+	c.streamError(s, codeProtocol, detail, what)
+	return nil
+}
+
+// takeTrailers takes the last header block of a stream.
+func (c *conn) takeTrailers(s *stream, f frame, p []byte) error {
+	if err := c.decode(trailerSection, p); err != nil {
+		return err
+	}
+	b := &c.block
+	c.o.Stats.Trailers.Inc()
+	if !f.has(flagEndStream) {
+		b.refuse(detailMessaging, "a second header block that does not end the stream")
+	}
+	if b.over {
+		c.o.Stats.HeaderOverflow.Inc()
+		c.streamError(s, codeInternal, detailTooMany, "trailers over the limits")
+		return nil
+	}
+	c.mu.Lock()
+	if detail := s.countBody(0, true); detail != "" {
+		b.refuse(detail, "the body is not as long as content-length says")
+	}
+	muted, bad := s.muted, b.bad
+	if bad == "" {
+		s.remoteDone = true
+		c.settle(s)
+	}
+	c.mu.Unlock()
+	if bad != "" {
+		return c.malformed(s, bad, b.what)
+	}
+	if !muted {
+		s.r.OnTrailers(b.fields)
+	}
+	b.fields = nil
+	return nil
+}
+
+// countBody counts n bytes of a body, and is the detail if there are more or
+// less than content-length says.
+func (s *stream) countBody(n int, end bool) string {
+	s.received += int64(n)
+	switch {
+	case s.noBody && s.received > 0:
+		return detailMessaging
+	case s.declared < 0 || s.noBody:
+		return ""
+	case s.received > s.declared, end && s.received != s.declared:
+		return detailMessaging
+	}
+	return ""
+}

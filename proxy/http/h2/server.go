@@ -1,0 +1,178 @@
+package h2
+
+import (
+	"time"
+
+	"outrider/proxy/http/codec"
+	"outrider/proxy/http/message"
+	"outrider/proxy/relay"
+)
+
+// server is the side that takes requests.
+type server struct {
+	*conn
+	requests codec.Requests
+}
+
+// NewServer is the server's side of nc, which it owns from then on. It says
+// nothing before Serve.
+func NewServer(nc relay.Conn, r codec.Requests, o Options) codec.Server {
+	s := &server{newConn(nc, o), r}
+	s.conn.side, s.conn.outer, s.conn.server = s, s, true
+	s.begin()
+	return s
+}
+
+// Serve serves the connection to its end.
+func (s *server) Serve() *codec.End { return s.run() }
+
+// Drain announces the end with GOAWAY: first with the highest stream there is,
+// in the end with the last that was taken.
+func (s *server) Drain(final bool) {
+	c := s.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped || c.draining {
+		return
+	}
+	if !final {
+		if c.drainSent == 0 {
+			c.drainSent = maxStreamID
+			b := c.buffer()
+			b.b = appendGoAway(b.b, maxStreamID, codeNoError)
+			c.queued()
+			c.o.Stats.GoAwayGracefulSent.Inc()
+		}
+		return
+	}
+	c.draining, c.drainSent = true, c.lastPeer
+	b := c.buffer()
+	b.b = appendGoAway(b.b, c.lastPeer, codeNoError)
+	c.queued()
+	c.o.Stats.GoAwaySent.Inc()
+	if s.finished() {
+		c.stopLocked(errDrained)
+	}
+}
+
+func (s *server) ended() {
+	if s.Active() == 0 {
+		s.requests.Idle()
+	}
+}
+
+// drained is of no meaning to a server: the client's GOAWAY is about streams of
+// ours, and there are none.
+func (s *server) drained() {}
+
+func (s *server) finished() bool { return s.draining && s.Active() == 0 }
+
+// response is never called: each stream of a server begins with its head.
+func (s *server) response(*stream, frame, []byte) error { return nil }
+
+// newStream takes a request.
+func (s *server) newStream(f frame, p []byte) error {
+	c := s.conn
+	if f.stream%2 == 0 {
+		return connErrorf(codeProtocol, "a request on stream %d", f.stream)
+	}
+	c.mu.Lock()
+	last, ours := c.lastPeer, c.ourResets.has(f.stream)
+	ignored := c.draining && f.stream > c.drainSent || c.stop != nil
+	if f.stream > last && !ignored {
+		c.lastPeer = f.stream
+	}
+	c.mu.Unlock()
+	if f.stream <= last || ignored {
+		if f.stream <= last && !ours && !ignored {
+			return connErrorf(codeStreamClosed, "HEADERS on closed stream %d", f.stream)
+		}
+		return c.decode(discarded, p)
+	}
+	if err := c.decode(requestHead, p); err != nil {
+		return err
+	}
+	return s.request(f)
+}
+
+// request begins the request that is in the block.
+func (s *server) request(f frame) error {
+	c, b := s.conn, &s.conn.block
+	head := b.head
+	b.head = nil
+	if b.over {
+		c.o.Stats.HeaderOverflow.Inc()
+		c.refuse(f.stream, codeInternal, detailTooMany)
+		head.Release()
+		return nil
+	}
+	b.head = head
+	b.checkRequest()
+	b.head = nil
+	end := f.has(flagEndStream)
+	if b.bad == "" && end && b.declared > 0 {
+		b.refuse(detailMessaging, "content-length without a body")
+	}
+	if b.bad != "" {
+		head.Release()
+		return c.badRequest(f.stream, b.bad, b.what)
+	}
+	if c.Active() >= int(c.o.MaxConcurrentStreams) {
+		c.o.Stats.StreamRefusedErrors.Inc()
+		c.refuse(f.stream, codeRefusedStream, "")
+		head.Release()
+		return nil
+	}
+	st := c.accept(f.stream, head, end)
+	st.declared = b.declared
+	if b.protocol != "" {
+		st.upgrade = b.protocol
+		asUpgrade(head, b.protocol)
+	}
+	if r := s.requests.Request(st); r != nil {
+		st.r = r
+		r.OnHead(head, end)
+		return nil
+	}
+	head.Release()
+	st.Reset(codec.Refused)
+	return nil
+}
+
+// accept makes the stream of a request.
+func (c *conn) accept(id uint32, h *message.Head, end bool) *stream {
+	st := &stream{c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), connect: h.Method == "CONNECT"}
+	st.recvWindow = int64(c.o.InitialStreamWindow)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st.sendWindow = c.peerWindow
+	c.requests++
+	c.add(st)
+	return st
+}
+
+// asUpgrade makes an extended CONNECT what HTTP/1 says instead.
+func asUpgrade(h *message.Head, protocol string) {
+	h.Method = "GET"
+	h.Fields.Set("upgrade", protocol)
+	h.Fields.Set("connection", "upgrade")
+}
+
+// refuse resets a stream that nobody knows.
+func (c *conn) refuse(id uint32, code errCode, detail string) {
+	c.o.Log.Debug("request refused", "stream", id, "code", uint32(code), "details", detail)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queueReset(id, code)
+	c.ourResets.add(id)
+}
+
+// badRequest is malformed for a request that nobody has seen.
+func (c *conn) badRequest(id uint32, detail, what string) error {
+	c.o.Stats.MessagingError.Inc()
+	if !c.o.StreamErrorsOnly {
+		return &connError{code: codeProtocol, details: detail, what: what}
+	}
+	c.refuse(id, codeProtocol, detail)
+	return nil
+}
