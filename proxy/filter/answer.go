@@ -20,9 +20,11 @@ type directResponse struct {
 // lost with it.
 const lingerTime = time.Second
 
-func (*directResponse) begin(*Conn) func() { return func() {} }
+// Begin counts nothing.
+func (*directResponse) Begin(*Conn) func() { return func() {} }
 
-func (d *directResponse) serve(ctx context.Context, c *Conn) error {
+// Serve answers, and waits until the client has read it.
+func (d *directResponse) Serve(ctx context.Context, c *Conn) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	n, err := c.Write(d.body)
@@ -38,16 +40,22 @@ func (d *directResponse) serve(ctx context.Context, c *Conn) error {
 	return nil
 }
 
-func (d *directResponse) explain(*flow.Info) Verdict {
+// Explain is always the same.
+func (d *directResponse) Explain(*flow.Info) Verdict {
 	return Verdict{Filter: d.name, Type: "direct_response", Reason: "answers itself and closes"}
 }
+
+// Close has nothing to end.
+func (*directResponse) Close() {}
 
 // echo sends back what it receives.
 type echo struct{ name string }
 
-func (*echo) begin(*Conn) func() { return func() {} }
+// Begin counts nothing.
+func (*echo) Begin(*Conn) func() { return func() {} }
 
-func (e *echo) serve(ctx context.Context, c *Conn) error {
+// Serve echoes until the client ends.
+func (e *echo) Serve(ctx context.Context, c *Conn) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := e.copy(c); err != nil {
@@ -104,8 +112,12 @@ func echoBack(c *Conn, b []byte) error {
 	return err
 }
 
-func (e *echo) explain(*flow.Info) Verdict {
+// Explain is always the same.
+func (e *echo) Explain(*flow.Info) Verdict {
 	return Verdict{Filter: e.name, Type: "echo", Reason: "echoes"}
 }
+
+// Close has nothing to end.
+func (*echo) Close() {}
 
 var _ relay.Conn = (*Conn)(nil)

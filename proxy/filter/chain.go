@@ -36,6 +36,9 @@ type Deps struct {
 	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
 	// Rand is for weights, jitter and back-off; nil is math/rand/v2's Uint64.
 	Rand func() uint64
+	// HTTP makes a connection manager, which is a package of its own above
+	// this one; nil knows none.
+	HTTP func(name string, cfg *config.HTTPConnectionManager) (Terminal, error)
 }
 
 // Clusters finds clusters by name; nil if there is none of that name.
@@ -86,6 +89,9 @@ type Conn struct {
 	// Connected, if not nil, is called when tcp_proxy has an upstream, which is
 	// in Info then, and before anything goes to it.
 	Connected func()
+	// Draining is done when the connection should make no more requests, where
+	// its protocol has a word for that; nil for never.
+	Draining context.Context
 
 	// prologue reads what a filter expects before the first application byte;
 	// nil for nothing.
@@ -106,22 +112,24 @@ type filter interface {
 	explain(info *flow.Info) Verdict
 }
 
-// terminal is a filter that ends a chain.
-type terminal interface {
-	// begin counts the connection in, before any filter. end is called with
+// Terminal is a filter that ends a chain.
+type Terminal interface {
+	// Begin counts the connection in, before any filter. end is called with
 	// everything known.
-	begin(c *Conn) (end func())
-	// serve carries the connection to its end.
-	serve(ctx context.Context, c *Conn) error
-	explain(info *flow.Info) Verdict
+	Begin(c *Conn) (end func())
+	// Serve carries the connection to its end.
+	Serve(ctx context.Context, c *Conn) error
+	// Explain is what Serve would do, without any effect.
+	Explain(info *flow.Info) Verdict
+	// Close ends what the filter has running of its own; connections go on.
+	Close()
 }
 
 // Chain is the network filters of one filter chain. It is safe for concurrent
 // use.
 type Chain struct {
 	filters  []filter
-	terminal terminal
-	closers  []func()
+	terminal Terminal
 }
 
 // NewChain compiles the filters of a chain: none or more, then one that is
@@ -198,11 +206,16 @@ func (ch *Chain) addTerminal(f *config.NetworkFilter, d *Deps) error {
 			return err
 		}
 		ch.terminal = p
-		ch.closers = append(ch.closers, p.close)
 	case f.DirectResponse != nil:
 		ch.terminal = &directResponse{name: f.Name, body: f.DirectResponse.Body}
 	case f.Echo != nil:
 		ch.terminal = &echo{name: f.Name}
+	case f.HTTP != nil && d.HTTP != nil:
+		m, err := d.HTTP(f.Name, f.HTTP)
+		if err != nil {
+			return err
+		}
+		ch.terminal = m
 	default:
 		return errors.New("no filter is configured")
 	}
@@ -214,7 +227,7 @@ func (ch *Chain) addTerminal(f *config.NetworkFilter, d *Deps) error {
 // after ctx has; closing c is the caller's. The error is a *flow.EndError; nil
 // is an end in order.
 func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
-	end := ch.terminal.begin(c)
+	end := ch.terminal.Begin(c)
 	defer func() {
 		var ended, why *flow.EndError
 		if err != nil && errors.As(context.Cause(ctx), &why) {
@@ -238,14 +251,14 @@ func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
 			return err
 		}
 	}
-	err = ch.terminal.serve(ctx, c)
+	err = ch.terminal.Serve(ctx, c)
 	return err
 }
 
 // Refused counts and logs a connection that the chain's transport socket has
 // refused, as Envoy does, whose filters are there before the handshake.
 func (ch *Chain) Refused(info *flow.Info) {
-	end := ch.terminal.begin(&Conn{Info: info})
+	end := ch.terminal.Begin(&Conn{Info: info})
 	info.End = time.Now()
 	end()
 }
@@ -254,8 +267,8 @@ func (ch *Chain) Refused(info *flow.Info) {
 // metrics stay: other chains, or the next version of this one, count under the
 // same names.
 func (ch *Chain) Close() {
-	for _, f := range ch.closers {
-		f()
+	if ch.terminal != nil {
+		ch.terminal.Close()
 	}
 }
 
@@ -271,7 +284,7 @@ func (ch *Chain) Explain(info *flow.Info) []Verdict {
 			return all
 		}
 	}
-	return append(all, ch.terminal.explain(info))
+	return append(all, ch.terminal.Explain(info))
 }
 
 // Clusters are those that a connection like info may be sent to, if no filter
@@ -282,7 +295,7 @@ func (ch *Chain) Clusters(info *flow.Info) []string {
 		f.explain(info)
 	}
 	var names []string
-	for _, c := range ch.terminal.explain(info).Clusters {
+	for _, c := range ch.terminal.Explain(info).Clusters {
 		names = append(names, c.Cluster)
 	}
 	return names

@@ -87,9 +87,9 @@ func newTCPStats(s *stats.Scope) *tcpStats {
 	}
 }
 
-// begin counts the connection in; at its end it is logged, also if another
+// Begin counts the connection in; at its end it is logged, also if another
 // filter has refused it.
-func (p *tcpProxy) begin(c *Conn) func() {
+func (p *tcpProxy) Begin(c *Conn) func() {
 	p.stats.total.Inc()
 	return func() { p.logAccess(c, EventEnd) }
 }
@@ -102,14 +102,15 @@ func (p *tcpProxy) logAccess(c *Conn, event AccessEvent) {
 	}
 }
 
-func (p *tcpProxy) close() { p.live.close() }
+// Close ends the ledger of live connections.
+func (p *tcpProxy) Close() { p.live.close() }
 
 // errDuration is why max_downstream_connection_duration ends a connection.
 var errDuration = errors.New("max_downstream_connection_duration is over")
 
-// serve connects to the upstream and relays. What the client sends meanwhile
+// Serve connects to the upstream and relays. What the client sends meanwhile
 // waits in the kernel.
-func (p *tcpProxy) serve(ctx context.Context, c *Conn) error {
+func (p *tcpProxy) Serve(ctx context.Context, c *Conn) error {
 	if d := p.maxDuration(); d > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, d, errDuration)
@@ -140,7 +141,8 @@ func (p *tcpProxy) maxDuration() time.Duration {
 	return d + time.Duration(float64(d)*pct/100*float64(p.rand()%steps)/steps)
 }
 
-func (p *tcpProxy) explain(info *flow.Info) Verdict {
+// Explain is where a connection would go.
+func (p *tcpProxy) Explain(info *flow.Info) Verdict {
 	v := Verdict{Filter: p.name, Type: "tcp_proxy", Clusters: p.route.shares(info)}
 	hash, hasHash := p.route.hash(info)
 	for i := range v.Clusters {

@@ -39,6 +39,6 @@ func TestTLVsAreMergedWithTheClients(t *testing.T) {
 		if diff := cmp.Diff(c.want, info.TLVs); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		p.close()
+		p.Close()
 	}
 }
