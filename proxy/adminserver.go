@@ -94,13 +94,15 @@ func (s *Server) inlineSecrets() []*certs.Handle { return s.secrets.Inline() }
 // server stays LIVE, as in Envoy: /healthcheck/fail is what tells a balancer.
 func (s *Server) drainListeners(o admin.DrainOptions) {
 	which := func(l *config.Listener) bool { return !o.InboundOnly || l.Direction == config.Inbound }
-	if o.SkipExit {
-		return // TCP connections are not asked to end: there is nothing else to do
+	if o.SkipExit { // connections drain, listeners stay
+		s.listeners.drainConnections(which)
+		return
 	}
 	if !o.Graceful {
 		s.listeners.stop(which)
 		return
 	}
+	s.listeners.drainConnections(which)
 	s.listeners.wait.Go(func() {
 		select {
 		case <-time.After(s.opts.DrainTime):

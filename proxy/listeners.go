@@ -251,6 +251,9 @@ func (ls *listeners) drain(d *draining) {
 	ls.mu.Lock()
 	ls.draining = append(ls.draining, d)
 	ls.mu.Unlock()
+	for _, ch := range d.chains {
+		ch.drain()
+	}
 	ls.wait.Go(func() {
 		d.wait(ls.server.opts.DrainTime, ls.server.serving.Done())
 		for _, ch := range d.chains {
@@ -346,7 +349,25 @@ func (ls *listeners) stop(which func(*config.Listener) bool) {
 	for _, l := range ls.sorted() {
 		if which(l.current().cfg) {
 			l.stopAccepting()
+			l.drainConnections()
 		}
+	}
+}
+
+// drainConnections does so for the listeners that which picks.
+func (ls *listeners) drainConnections(which func(*config.Listener) bool) {
+	for _, l := range ls.sorted() {
+		if which(l.current().cfg) {
+			l.drainConnections()
+		}
+	}
+}
+
+// drainConnections asks the clients of a listener to make no more requests on
+// the connections that they have.
+func (l *liveListener) drainConnections() {
+	for _, ch := range l.current().chains {
+		ch.drain()
 	}
 }
 

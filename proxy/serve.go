@@ -66,7 +66,7 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	}
 	live := l.server.peers.watch(chain.ctx, info)
 	defer live.done()
-	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream}
+	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream, Draining: chain.draining}
 	return l, chain.filters.Serve(live.ctx, conn)
 }
 

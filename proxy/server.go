@@ -280,7 +280,7 @@ func flowAddr(addr net.Addr) flow.Addr {
 }
 
 // filterDeps are what the network filters of a chain are made with.
-func (s *Server) filterDeps() filter.Deps {
+func (s *Server) filterDeps(*config.Listener) filter.Deps {
 	return filter.Deps{
 		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node,
 		AccessLogs: s.accessLog, Format: accesslog.Formatter,

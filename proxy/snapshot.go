@@ -42,6 +42,10 @@ type liveChain struct {
 	ctx    context.Context //nolint:containedctx // shared by connections, made once
 	cut    context.CancelCauseFunc
 	active atomic.Int64 // connections
+	// draining is done when connections should make no more requests: the
+	// chain or its listener goes, or the server.
+	draining context.Context //nolint:containedctx // likewise
+	drain    context.CancelFunc
 }
 
 // compile makes a snapshot of cfg. Chains that old has unchanged are taken
@@ -69,7 +73,7 @@ func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats,
 	for _, fc := range snap.configured() {
 		live := unchanged[fc.Digest].take()
 		if live == nil {
-			if live, err = s.newChain(fc); err != nil {
+			if live, err = s.newChain(cfg, fc); err != nil {
 				return nil, fmt.Errorf("listener %q, filter chain %q: %w", cfg.Name, fc.Name, err)
 			}
 		}
@@ -78,13 +82,14 @@ func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats,
 	return snap, nil
 }
 
-func (s *Server) newChain(fc *config.FilterChain) (*liveChain, error) {
-	filters, err := filter.NewChain(fc.Filters, s.filterDeps())
+func (s *Server) newChain(l *config.Listener, fc *config.FilterChain) (*liveChain, error) {
+	filters, err := filter.NewChain(fc.Filters, s.filterDeps(l))
 	if err != nil {
 		return nil, err
 	}
 	live := &liveChain{cfg: fc, filters: filters}
 	live.ctx, live.cut = context.WithCancelCause(s.serving)
+	live.draining, live.drain = context.WithCancel(live.ctx)
 	if fc.TLS != nil {
 		live.tls = tlsmux.NewServer(fc.TLS, s.secrets)
 	}
