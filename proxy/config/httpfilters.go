@@ -166,13 +166,13 @@ type HeaderMutate struct {
 
 // Compressor is envoy.extensions.filters.http.compressor.v3.Compressor.
 type Compressor struct {
-	Library             string // gzip, brotli, zstd
-	Level               int
+	Library             string   // gzip, brotli, zstd
+	Level               int      // the library's; gzip: 0 is its default
 	ContentTypes        []string // default as Envoy's
 	MinLength           uint32   // default 30
 	OnETag              bool     // disable_on_etag_header is false
 	RemoveAccept        bool     // remove_accept_encoding_header
-	Request             bool     // request_direction_config is enabled
+	Request             bool     // request_direction_config is enabled; with the limits of responses
 	ResponsePPM         uint32
 	UncompressibleCodes []uint32
 	ChooseFirst         bool
@@ -259,16 +259,18 @@ type RemoteJWKS struct {
 // ExtAuthz is envoy.extensions.filters.http.ext_authz.v3.ExtAuthz: GRPC or
 // HTTP is set.
 type ExtAuthz struct {
-	GRPC                  *GRPCService
-	HTTP                  *ExtAuthzHTTP
-	FailOpen              bool // failure_mode_allow
-	FailOpenHeader        bool // failure_mode_allow_header_add
-	WithBody              *ExtAuthzBody
-	ClearRouteCache       bool
-	StatusOnError         int // default 403
-	ValidateMutations     bool
-	MetadataContext       []string
-	EnabledPPM            *uint32
+	GRPC              *GRPCService
+	HTTP              *ExtAuthzHTTP
+	FailOpen          bool // failure_mode_allow
+	FailOpenHeader    bool // failure_mode_allow_header_add
+	WithBody          *ExtAuthzBody
+	ClearRouteCache   bool
+	StatusOnError     int // default 403
+	ValidateMutations bool
+	MetadataContext   []string
+	EnabledPPM        *uint32
+	// EnabledMetadata is filter_enabled_metadata; nil: every request is checked.
+	EnabledMetadata       *MetadataMatcher
 	DenyAtDisable         bool
 	IncludePeerCert       bool
 	IncludeTLSSession     bool
@@ -349,6 +351,7 @@ type IstioHTTPExchange struct {
 	DownstreamDiscovery, UpstreamDiscovery     []string // istio_headers, workload_discovery, baggage
 	DownstreamPropagation, UpstreamPropagation []string
 	SharedWithUpstream                         bool
+	AdditionalLabels                           []string
 	SkipExternal                               bool
 }
 

@@ -167,6 +167,7 @@ type NetworkFilter struct {
 	MetadataExchange *MetadataExchange
 	SNICluster       *SNICluster
 	ConnectionLimit  *ConnectionLimit
+	IstioStats       *IstioStats
 	// Terminal filters: the last filter of a chain, and only the last, is one.
 	TCPProxy       *TCPProxy
 	DirectResponse *DirectResponse

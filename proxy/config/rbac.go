@@ -65,11 +65,14 @@ type PortRange struct{ Start, End int32 }
 
 // Principal is envoy.config.rbac.v3.Principal: exactly one field is set.
 type Principal struct {
-	Any            bool
-	And, Or        []*Principal
-	Not            *Principal
-	Authenticated  *Authenticated
-	SourceIP       *netip.Prefix // source_ip, remote_ip
+	Any           bool
+	And, Or       []*Principal
+	Not           *Principal
+	Authenticated *Authenticated
+	SourceIP      *netip.Prefix // source_ip, remote_ip
+	// Forwarded says that SourceIP is of a request's client, as
+	// x-forwarded-for tells it, not of the connection: remote_ip of HTTP.
+	Forwarded      bool
 	DirectRemoteIP *netip.Prefix
 	FilterState    *FilterStateMatcher
 	Metadata       *MetadataMatcher

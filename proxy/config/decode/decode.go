@@ -71,17 +71,18 @@ type decoder struct {
 	errs     Errors // of the phases before
 	warnings []string
 
-	opened  map[*anypb.Any]proto.Message // nil for one that is wrong
-	insides []inside                     // of Any, in the order found
-	left    map[*anypb.Any]bool          // optional and not supported: left out
-	refs    []reference
-	sourced bool                     // something comes from elsewhere
-	statics map[string]*certs.Secret // of this bootstrap, by name
-	depth   int                      // of the message that is vetted
-	tooDeep bool
-	runtime map[string]string
-	now     time.Time
-	sum     hash.Hash // of what data reads; nil outside content
+	opened    map[*anypb.Any]proto.Message // nil for one that is wrong
+	insides   []inside                     // of Any, in the order found
+	left      map[*anypb.Any]bool          // optional and not supported: left out
+	refs      []reference
+	sourced   bool                     // something comes from elsewhere
+	statics   map[string]*certs.Secret // of this bootstrap, by name
+	direction config.Direction         // of the listener that is decoded
+	depth     int                      // of the message that is vetted
+	tooDeep   bool
+	runtime   map[string]string
+	now       time.Time
+	sum       hash.Hash // of what data reads; nil outside content
 }
 
 // inside is a message that was found in an Any.

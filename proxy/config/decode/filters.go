@@ -20,6 +20,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	istiostats "istio.io/api/envoy/extensions/stats"
 
 	"outrider/proxy/config"
 )
@@ -145,6 +146,8 @@ func (d *decoder) networkFilterOf(name string, message proto.Message, place at) 
 		}
 	case *echov3.Echo:
 		out.Echo = &config.Echo{}
+	case *istiostats.PluginConfig:
+		out.IstioStats = d.istioStats(c, place)
 	case *hcmv3.HttpConnectionManager:
 		out.HTTP = d.connectionManager(c, place)
 	default:

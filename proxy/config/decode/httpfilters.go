@@ -2,11 +2,24 @@ package decode
 
 import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
+	compressorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/compressor/v3"
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	healthcheckv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/health_check/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	localratev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	alpnv2 "istio.io/api/envoy/config/filter/http/alpn/v2alpha1"
+	istiostats "istio.io/api/envoy/extensions/stats"
 
 	"outrider/proxy/config"
 )
@@ -55,7 +68,38 @@ func (d *decoder) httpFilter(name string, message proto.Message, place at) any {
 		return d.router(c, place)
 	case *corsv3.Cors:
 		return &config.HTTPCORS{}
+	case *httprbacv3.RBAC:
+		return &config.HTTPRBAC{RBAC: d.httpRBAC(c, place)}
+	case *faultv3.HTTPFault:
+		return d.fault(c, place)
+	case *healthcheckv3.HealthCheck:
+		return d.healthFilter(c, place)
+	case *localratev3.LocalRateLimit:
+		return d.localRate(c, place)
+	case *bufferv3.Buffer:
+		return &config.HTTPBuffer{MaxBytes: c.GetMaxRequestBytes().GetValue()}
+	case *grpcstatsv3.FilterConfig:
+		return grpcStats(c)
+	case *jwtv3.JwtAuthentication:
+		return d.jwt(c, place)
+	case *authzv3.ExtAuthz:
+		return d.extAuthz(c, place)
+	case *headermutationv3.HeaderMutation:
+		out := d.headerMutation(c.GetMutations(), place.in("mutations"))
+		out.MostSpecificWins = c.GetMostSpecificHeaderMutationsWins()
+		return out
+	case *compressorv3.Compressor:
+		return d.compressor(c, place)
+	case *setstatev3.Config:
+		return d.setFilterState(c, place)
+	case *alpnv2.FilterConfig:
+		return istioALPN(c, place)
+	case *istiostats.PluginConfig:
+		return d.istioStats(c, place)
 	default:
+		if message.ProtoReflect().Descriptor().FullName() == peerMetadataType {
+			return istioExchange(message.ProtoReflect())
+		}
 		if out, ok := d.foreign(message, place); ok {
 			return out
 		}
@@ -147,6 +191,28 @@ func (d *decoder) override(name string, message proto.Message, place at) *config
 	switch c := message.(type) {
 	case *corsv3.CorsPolicy:
 		out.Config = d.corsPolicy(c, place)
+	case *httprbacv3.RBACPerRoute:
+		own := &config.HTTPRBAC{}
+		if c.GetRbac() != nil {
+			own.RBAC = d.httpRBAC(c.GetRbac(), place.in("rbac"))
+		}
+		out.Config = own
+	case *faultv3.HTTPFault:
+		out.Config = d.fault(c, place)
+	case *localratev3.LocalRateLimit:
+		out.Config = d.localRate(c, place)
+	case *bufferv3.BufferPerRoute:
+		return bufferOverride(c)
+	case *jwtv3.PerRouteConfig:
+		out.Config = &config.JWTOverride{Disabled: c.GetDisabled(), Requirement: c.GetRequirementName()}
+	case *authzv3.ExtAuthzPerRoute:
+		out.Config = d.extAuthzOverride(c, place)
+	case *headermutationv3.HeaderMutationPerRoute:
+		out.Config = d.headerMutation(c.GetMutations(), place.in("mutations"))
+	case *compressorv3.CompressorPerRoute:
+		out.Config = compressorOverride(c)
+	case *setstatev3.Config:
+		out.Config = d.setFilterState(c, place)
 	default:
 		made, ok := d.foreign(message, place)
 		if !ok {

@@ -22,13 +22,14 @@ const (
 )
 
 func (d *decoder) listener(l *listenerv3.Listener, place at) *config.Listener {
+	d.direction = config.Direction(l.GetTrafficDirection())
 	out := &config.Listener{
 		Name:                     l.GetName(),
 		NoBind:                   !truth(l.GetBindToPort(), truth(l.GetDeprecatedV1().GetBindToPort(), true)),
 		UseOriginalDst:           l.GetUseOriginalDst().GetValue(),
 		Transparent:              l.GetTransparent().GetValue(),
 		Freebind:                 l.GetFreebind().GetValue(),
-		Direction:                config.Direction(l.GetTrafficDirection()),
+		Direction:                d.direction,
 		FiltersTimeout:           duration(l.GetListenerFiltersTimeout(), defaultFiltersTimeout, place.in("listener_filters_timeout")),
 		ContinueOnTimeout:        l.GetContinueOnListenerFiltersTimeout(),
 		PerConnectionBufferLimit: u32(l.GetPerConnectionBufferLimitBytes(), defaultBufferLimit),

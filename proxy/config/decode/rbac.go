@@ -2,9 +2,12 @@ package decode
 
 import (
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	httprbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
+	"outrider/certs"
 	"outrider/proxy/config"
 )
 
@@ -18,16 +21,36 @@ func (d *decoder) rbac(c *rbacfilterv3.RBAC, place at) *config.RBAC {
 	if out.Continuous {
 		place.in("enforcement_type").bad("CONTINUOUS is not supported by outrider: a connection is judged once")
 	}
+	scope := rbacScope{decoder: d}
 	if c.GetRules() != nil {
-		out.Rules = d.rbacRules(c.GetRules(), place.in("rules"))
+		out.Rules = scope.rules(c.GetRules(), place.in("rules"))
 	}
 	if c.GetShadowRules() != nil {
-		out.Shadow = d.rbacRules(c.GetShadowRules(), place.in("shadow_rules"))
+		out.Shadow = scope.rules(c.GetShadowRules(), place.in("shadow_rules"))
 	}
 	return out
 }
 
-func (d *decoder) rbacRules(r *rbacv3.RBAC, place at) *config.RBACRules {
+// httpRBAC is of the HTTP filter, and of a route's override of it.
+func (d *decoder) httpRBAC(c *httprbacv3.RBAC, place at) *config.RBAC {
+	out := &config.RBAC{StatPrefix: c.GetRulesStatPrefix(), ShadowStatPrefix: c.GetShadowRulesStatPrefix()}
+	scope := rbacScope{decoder: d, http: true}
+	if c.GetRules() != nil {
+		out.Rules = scope.rules(c.GetRules(), place.in("rules"))
+	}
+	if c.GetShadowRules() != nil {
+		out.Shadow = scope.rules(c.GetShadowRules(), place.in("shadow_rules"))
+	}
+	return out
+}
+
+// rbacScope is whose rules are decoded: only a request has headers and a path.
+type rbacScope struct {
+	*decoder
+	http bool
+}
+
+func (d rbacScope) rules(r *rbacv3.RBAC, place at) *config.RBACRules {
 	out := &config.RBACRules{}
 	switch r.GetAction() {
 	case rbacv3.RBAC_ALLOW:
@@ -56,7 +79,7 @@ func (d *decoder) rbacRules(r *rbacv3.RBAC, place at) *config.RBACRules {
 // headerText is why a header is refused; Envoy refuses it in network RBAC too.
 const headerText = "is of HTTP: a network filter has no headers"
 
-func (d *decoder) permission(p *rbacv3.Permission, place at) *config.Permission {
+func (d rbacScope) permission(p *rbacv3.Permission, place at) *config.Permission {
 	out := &config.Permission{}
 	switch v := p.GetRule().(type) {
 	case *rbacv3.Permission_Any:
@@ -86,16 +109,39 @@ func (d *decoder) permission(p *rbacv3.Permission, place at) *config.Permission 
 	case *rbacv3.Permission_SourcedMetadata:
 		out.Metadata = d.sourcedMetadata(v.SourcedMetadata, place.in("sourced_metadata"))
 	case *rbacv3.Permission_UrlPath:
-		out.HTTPOnly = true
+		out.URLPath, out.HTTPOnly = d.urlPath(v.UrlPath, place.in("url_path"))
 	case *rbacv3.Permission_Header:
-		place.in("header").bad(headerText)
+		out.Header = d.header(v.Header, place.in("header"))
+	case *rbacv3.Permission_UriTemplate:
+		if out.Template = d.uriTemplate(v.UriTemplate, place.in("uri_template")); !d.http {
+			place.in("uri_template").bad(headerText)
+		}
 	default:
 		place.bad("has no rule that outrider supports")
 	}
 	return out
 }
 
-func (d *decoder) permissions(s *rbacv3.Permission_Set, place at) []*config.Permission {
+// header is a criterion of requests alone.
+func (d rbacScope) header(m *routev3.HeaderMatcher, place at) *config.HeaderMatcher {
+	if !d.http {
+		place.bad(headerText)
+		return nil
+	}
+	out := d.headerMatcher(m, place)
+	return &out
+}
+
+// urlPath is a criterion of requests, which no connection meets: then it is
+// never.
+func (d rbacScope) urlPath(m *matcherv3.PathMatcher, place at) (path *certs.StringMatcher, never bool) {
+	if !d.http {
+		return nil, true
+	}
+	return d.stringMatcher(m.GetPath(), place.in("path")), false
+}
+
+func (d rbacScope) permissions(s *rbacv3.Permission_Set, place at) []*config.Permission {
 	var out []*config.Permission
 	for i, p := range s.GetRules() {
 		out = append(out, d.permission(p, place.item("rules", i)))
@@ -103,7 +149,7 @@ func (d *decoder) permissions(s *rbacv3.Permission_Set, place at) []*config.Perm
 	return out
 }
 
-func (d *decoder) principal(p *rbacv3.Principal, place at) *config.Principal {
+func (d rbacScope) principal(p *rbacv3.Principal, place at) *config.Principal {
 	out := &config.Principal{}
 	switch v := p.GetIdentifier().(type) {
 	case *rbacv3.Principal_Any:
@@ -124,7 +170,7 @@ func (d *decoder) principal(p *rbacv3.Principal, place at) *config.Principal {
 		out.SourceIP = &prefix
 	case *rbacv3.Principal_RemoteIp:
 		prefix := d.cidr(v.RemoteIp, place.in("remote_ip"))
-		out.SourceIP = &prefix
+		out.SourceIP, out.Forwarded = &prefix, d.http
 	case *rbacv3.Principal_DirectRemoteIp:
 		prefix := d.cidr(v.DirectRemoteIp, place.in("direct_remote_ip"))
 		out.DirectRemoteIP = &prefix
@@ -135,16 +181,16 @@ func (d *decoder) principal(p *rbacv3.Principal, place at) *config.Principal {
 	case *rbacv3.Principal_FilterState:
 		out.FilterState = d.filterState(v.FilterState, place.in("filter_state"))
 	case *rbacv3.Principal_UrlPath:
-		out.HTTPOnly = true
+		out.URLPath, out.HTTPOnly = d.urlPath(v.UrlPath, place.in("url_path"))
 	case *rbacv3.Principal_Header:
-		place.in("header").bad(headerText)
+		out.Header = d.header(v.Header, place.in("header"))
 	default:
 		place.bad("has no identifier that outrider supports")
 	}
 	return out
 }
 
-func (d *decoder) principals(s *rbacv3.Principal_Set, place at) []*config.Principal {
+func (d rbacScope) principals(s *rbacv3.Principal_Set, place at) []*config.Principal {
 	var out []*config.Principal
 	for i, p := range s.GetIds() {
 		out = append(out, d.principal(p, place.item("ids", i)))
@@ -152,10 +198,10 @@ func (d *decoder) principals(s *rbacv3.Principal_Set, place at) []*config.Princi
 	return out
 }
 
-// sourcedMetadata is dynamic metadata; there are no routes to take it from.
+// sourcedMetadata is dynamic metadata: what a route has is not told to rbac.
 func (d *decoder) sourcedMetadata(s *rbacv3.SourcedMetadata, place at) *config.MetadataMatcher {
 	if s.GetMetadataSource() != rbacv3.MetadataSource_DYNAMIC {
-		place.in("metadata_source").bad("%s is not supported by outrider: a connection has no route", s.GetMetadataSource())
+		place.in("metadata_source").bad("%s is not supported by outrider: use DYNAMIC", s.GetMetadataSource())
 	}
 	return d.metadataMatcher(s.GetMetadataMatcher(), place.in("metadata_matcher"))
 }

@@ -65,7 +65,13 @@ func (d *decoder) grpcSource(s *corev3.ApiConfigSource, out *certs.Source, place
 		return
 	}
 	in := place.item("grpc_services", 0)
+	if len(services[0].GetInitialMetadata()) > 0 { // timeout is for calls: a stream of configuration has none
+		in.in("initial_metadata").bad("is not supported by outrider for configuration")
+	}
 	envoy := services[0].GetEnvoyGrpc()
+	if envoy.GetAuthority() != "" {
+		in.in("envoy_grpc").in("authority").bad("is not supported by outrider for configuration")
+	}
 	if envoy == nil {
 		in.bad("must have envoy_grpc: no other target is supported by outrider")
 		return

@@ -65,5 +65,5 @@ func supported(name protoreflect.FullName) (fields, bool) {
 }
 
 func supportTables() []map[protoreflect.FullName]fields {
-	return []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport, httpSupport, routeSupport, httpFilterSupport}
+	return []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport, httpSupport, routeSupport, httpFilterSupport, httpAuthSupport}
 }

@@ -104,11 +104,10 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 		},
 	},
 	"envoy.config.core.v3.GrpcService": {
-		works:   "envoy_grpc",
-		ignored: map[string]string{"timeout": "a stream of configuration has none, in Envoy too"},
+		works: "envoy_grpc timeout initial_metadata",
 	},
 	"envoy.config.core.v3.GrpcService.EnvoyGrpc": {
-		works:   "cluster_name",
+		works:   "cluster_name authority",
 		ignored: map[string]string{"skip_envoy_headers": "outrider sends none of these headers"},
 	},
 	"envoy.config.core.v3.RuntimeUInt32": {works: "default_value runtime_key"},

@@ -54,7 +54,7 @@ var filterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.rbac.v3.RBAC":   {works: "action policies"},
 	"envoy.config.rbac.v3.Policy": {works: "permissions principals"},
 	"envoy.config.rbac.v3.Permission": {
-		works: "and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name sourced_metadata",
+		works: "and_rules or_rules any header url_path destination_ip destination_port destination_port_range metadata not_rule requested_server_name sourced_metadata uri_template",
 	},
 	"envoy.config.rbac.v3.Permission.Set": {works: "rules"},
 	"envoy.config.rbac.v3.Principal": {

@@ -14,4 +14,110 @@ var httpFilterSupport = map[protoreflect.FullName]fields{
 		works: "allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled " +
 			"shadow_enabled allow_private_network_access forward_not_matching_preflights",
 	},
+
+	"envoy.extensions.filters.http.rbac.v3.RBAC": {
+		works: "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix",
+		refused: map[string]string{
+			"matcher":        "use rules",
+			"shadow_matcher": "use shadow_rules",
+		},
+	},
+	"envoy.extensions.filters.http.rbac.v3.RBACPerRoute": {works: "rbac"},
+
+	"envoy.extensions.filters.http.fault.v3.HTTPFault": {
+		works: "delay abort upstream_cluster headers downstream_nodes max_active_faults response_rate_limit delay_percent_runtime " +
+			"abort_percent_runtime delay_duration_runtime abort_http_status_runtime max_active_faults_runtime " +
+			"response_rate_limit_percent_runtime abort_grpc_status_runtime disable_downstream_cluster_stats",
+	},
+	"envoy.extensions.filters.common.fault.v3.FaultDelay":                 {works: "fixed_delay header_delay percentage"},
+	"envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay":     {},
+	"envoy.extensions.filters.http.fault.v3.FaultAbort":                   {works: "http_status grpc_status header_abort percentage"},
+	"envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort":       {},
+	"envoy.extensions.filters.common.fault.v3.FaultRateLimit":             {works: "fixed_limit header_limit percentage"},
+	"envoy.extensions.filters.common.fault.v3.FaultRateLimit.FixedLimit":  {works: "limit_kbps"},
+	"envoy.extensions.filters.common.fault.v3.FaultRateLimit.HeaderLimit": {},
+
+	"envoy.extensions.filters.http.health_check.v3.HealthCheck": {
+		works: "pass_through_mode cache_time cluster_min_healthy_percentages headers",
+	},
+	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": {
+		works: "stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced " +
+			"response_headers_to_add stage local_rate_limit_per_downstream_connection enable_x_ratelimit_headers " +
+			"rate_limited_as_resource_exhausted",
+		ignored: map[string]string{
+			"vh_rate_limits":                      "is about rate_limits of routes, which are refused",
+			"always_consume_default_token_bucket": "is about descriptors, which are refused",
+			"max_dynamic_descriptors":             "is about descriptors, which are refused",
+		},
+		refused: map[string]string{
+			"descriptors":              "rate_limits, which make them, are not implemented: one token bucket counts for all requests",
+			"rate_limits":              "descriptors are not implemented: one token bucket counts for all requests",
+			"local_cluster_rate_limit": "every proxy counts for itself",
+		},
+	},
+	"envoy.type.v3.HttpStatus":  {works: "code"},
+	"envoy.type.v3.TokenBucket": {works: "max_tokens tokens_per_fill fill_interval"},
+
+	"envoy.extensions.filters.http.buffer.v3.Buffer":         {works: "max_request_bytes"},
+	"envoy.extensions.filters.http.buffer.v3.BufferPerRoute": {works: "disabled buffer"},
+	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig": {
+		works: "emit_filter_state individual_method_stats_allowlist stats_for_all_methods enable_upstream_stats replace_dots_in_grpc_service_name",
+	},
+	"envoy.config.core.v3.GrpcMethodList":         {works: "services"},
+	"envoy.config.core.v3.GrpcMethodList.Service": {works: "name method_names"},
+
+	"envoy.extensions.filters.http.header_mutation.v3.HeaderMutation":         {works: "mutations most_specific_header_mutations_wins"},
+	"envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute": {works: "mutations"},
+	"envoy.extensions.filters.http.header_mutation.v3.Mutations": {
+		works: "request_mutations response_mutations response_trailers_mutations request_trailers_mutations",
+	},
+	"envoy.extensions.filters.http.set_filter_state.v3.Config": {works: "on_request_headers"},
+	"envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue": {
+		works: "object_key factory_key format_string read_only shared_with_upstream skip_if_empty",
+	},
+
+	"envoy.extensions.filters.http.compressor.v3.Compressor": {
+		works: "content_length content_type disable_on_etag_header remove_accept_encoding_header runtime_enabled compressor_library " +
+			"request_direction_config response_direction_config choose_first",
+	},
+	"envoy.config.core.v3.RuntimeFeatureFlag":                                       {works: "default_value runtime_key"},
+	"envoy.extensions.filters.http.compressor.v3.Compressor.RequestDirectionConfig": {works: "common_config"},
+	"envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig":  {works: "enabled min_content_length content_type"},
+	"envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig": {
+		works: "common_config disable_on_etag_header remove_accept_encoding_header uncompressible_response_codes",
+	},
+	"envoy.extensions.filters.http.compressor.v3.CompressorPerRoute":         {works: "disabled overrides"},
+	"envoy.extensions.filters.http.compressor.v3.CompressorOverrides":        {works: "response_direction_config"},
+	"envoy.extensions.filters.http.compressor.v3.ResponseDirectionOverrides": {works: "remove_accept_encoding_header"},
+	"envoy.extensions.compression.gzip.compressor.v3.Gzip": {
+		works: "compression_level",
+		ignored: map[string]string{
+			"memory_level":         tunesCompression,
+			"compression_strategy": tunesCompression,
+			"window_bits":          tunesCompression,
+			"chunk_size":           tunesCompression,
+		},
+	},
+	"envoy.extensions.compression.brotli.compressor.v3.Brotli": {
+		works: "quality",
+		ignored: map[string]string{
+			"encoder_mode":                     tunesCompression,
+			"window_bits":                      tunesCompression,
+			"input_block_bits":                 tunesCompression,
+			"chunk_size":                       tunesCompression,
+			"disable_literal_context_modeling": tunesCompression,
+		},
+	},
+	"envoy.extensions.compression.zstd.compressor.v3.Zstd": {
+		works: "compression_level",
+		ignored: map[string]string{
+			"enable_checksum": tunesCompression,
+			"strategy":        tunesCompression,
+			"chunk_size":      tunesCompression,
+		},
+	},
 }
+
+// tunesCompression is why options of the compressors are accepted: what comes
+// out at the other end is the same.
+const tunesCompression = "changes the size and the speed of what is compressed, not what it is"
