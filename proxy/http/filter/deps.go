@@ -34,6 +34,9 @@ type Deps struct {
 	AccessLogs func(*config.AccessLog) (AccessLogger, error)
 	// RuntimePPM is the value of a runtime key, or the given default.
 	RuntimePPM func(key string, ppm uint32) uint32
+	// Failing reports whether the proxy was told to fail health checks (admin:
+	// /healthcheck/fail); nil is never.
+	Failing func() bool
 }
 
 // AccessLogger writes one entry of an access log.

@@ -136,6 +136,10 @@ type Stream interface {
 	Log() *slog.Logger
 }
 
+// RequestLimiter is a Stream that can be told how many bytes of the request's
+// body may be held in place of the connection's limit (envoy.filters.http.buffer).
+type RequestLimiter interface{ LimitRequest(bytes int) }
+
 // Reply is an answer of the proxy's own.
 type Reply struct {
 	Status int

@@ -211,6 +211,9 @@ func (s *Stream) After(d time.Duration, then func()) (stop func()) {
 	return func() { t.stopped = true }
 }
 
+// LimitRequest is filter.RequestLimiter.
+func (s *Stream) LimitRequest(bytes int) { s.Limit = bytes }
+
 // AddResponseTrailers adds to what the response's trailers are.
 func (s *Stream) AddResponseTrailers(t message.Fields) {
 	h := s.StreamInfo.HTTP
