@@ -2,11 +2,13 @@ package h2
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strconv"
 	"strings"
 
 	"golang.org/x/net/http2/hpack"
 
+	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
 )
 
@@ -46,12 +48,12 @@ type block struct {
 	cookie  int // where the joined cookie is, plus one
 	regular bool
 	seen    uint8 // pseudo-headers
-	// protocol is :protocol of an extended CONNECT.
-	protocol string
-	declared int64  // content-length; -1 is none
-	bad      string // the detail of the first mistake, "" is none
-	what     string
-	over     bool // over the limits
+	// protocol is :protocol of an extended CONNECT, host the field of that name.
+	protocol, host string
+	declared       int64  // content-length; -1 is none
+	bad            string // the detail of the first mistake, "" is none
+	what           string
+	over           bool // over the limits
 }
 
 const (
@@ -139,7 +141,7 @@ func (c *conn) decode(sec section, p []byte) error {
 	b := &c.block
 	b.section, b.head, b.fields = sec, nil, nil
 	b.size, b.count, b.cookie, b.regular, b.seen = 0, 0, 0, false, 0
-	b.protocol, b.declared, b.bad, b.what, b.over = "", -1, "", "", false
+	b.protocol, b.host, b.declared, b.bad, b.what, b.over = "", "", -1, "", "", false
 	if sec == requestHead || sec == responseHead {
 		b.head = message.NewHead()
 	}
@@ -172,7 +174,7 @@ func (b *block) field(f hpack.HeaderField) {
 		b.over = true
 		return
 	}
-	if !validValue(f.Value) {
+	if !all(f.Value, inValue) {
 		b.refuse(detailHeader, "the value of "+strconv.Quote(f.Name)+" has a character that is not allowed")
 		return
 	}
@@ -185,7 +187,7 @@ func (b *block) field(f hpack.HeaderField) {
 		return
 	}
 	b.regular = true
-	b.plain(f.Name, f.Value)
+	b.plain(f.Name, trimmed(f.Value))
 }
 
 // plain takes a field that is no pseudo-header.
@@ -209,7 +211,7 @@ func (b *block) plain(name, value string) {
 		}
 	case "host":
 		if b.section == requestHead {
-			b.host(value)
+			b.takeHost(value)
 			return
 		}
 	case "cookie":
@@ -235,11 +237,13 @@ func (b *block) contentLength(value string) bool {
 	return true
 }
 
-// host is the authority if there is no :authority, which wins otherwise.
-func (b *block) host(value string) {
-	if b.seen&seenAuthority == 0 && b.head.Authority == "" {
-		b.head.Authority = value
+// takeHost keeps host for a request without :authority, which wins otherwise.
+func (b *block) takeHost(value string) {
+	if b.host != "" || !validAuthority(value) {
+		b.refuse(detailHeader, "host is "+strconv.Quote(value))
+		return
 	}
+	b.host = value
 }
 
 // joinCookie appends a crumb to the cookie that is there (RFC 9113, section
@@ -309,37 +313,48 @@ func (b *block) status(value string) {
 // checkRequest looks at what a request must have.
 func (b *block) checkRequest() {
 	h := b.head
+	if b.seen&seenAuthority == 0 {
+		h.Authority = b.host
+	}
 	connect := h.Method == "CONNECT"
 	switch {
 	case b.bad != "":
-	case h.Method == "" || !validToken(h.Method):
-		b.refuse(detailMessaging, ":method is "+strconv.Quote(h.Method))
-	case b.seen&seenProtocol != 0:
-		if !connect || b.protocol == "" || h.Scheme == "" || h.Path == "" || h.Authority == "" {
-			b.refuse(detailMessaging, "an extended CONNECT without method, scheme, path or authority")
+	case !validToken(h.Method):
+		b.refuse(detailHeader, ":method is "+strconv.Quote(h.Method))
+	case !validAuthority(h.Authority):
+		b.refuse(detailHeader, ":authority is "+strconv.Quote(h.Authority))
+	case b.seen&seenProtocol != 0 && (!connect || b.protocol == ""):
+		b.refuse(detailMessaging, ":protocol without CONNECT, or empty")
+	case connect && b.seen&seenProtocol == 0:
+		if b.seen&(seenScheme|seenPath) != 0 {
+			b.refuse(detailMessaging, "a CONNECT with :scheme or :path")
 		}
-	case connect:
-		if b.seen&(seenScheme|seenPath) != 0 || h.Authority == "" {
-			b.refuse(detailMessaging, "a CONNECT with scheme or path, or without authority")
-		}
-	case h.Scheme == "" || h.Path == "":
-		b.refuse(detailMessaging, "a request without :scheme or :path")
-	case h.Path[0] != '/' && !(h.Path == "*" && h.Method == "OPTIONS"):
-		b.refuse(detailMessaging, ":path is "+strconv.Quote(h.Path))
-	case b.seen&seenAuthority == 0 && h.Authority == "":
-		b.refuse(detailMessaging, "a request without :authority and host")
+	case h.Scheme == "" || !all(h.Scheme, inScheme):
+		b.refuse(detailHeader, ":scheme is "+strconv.Quote(h.Scheme))
+	case !validPath(h):
+		b.refuse(detailHeader, ":path is "+strconv.Quote(h.Path))
 	}
 }
 
-// malformed ends the stream or the connection for a message that breaks a
-// rule; s is nil if nobody knows the stream yet.
+// validPath is of a request with a path: "*" is for OPTIONS.
+func validPath(h *message.Head) bool {
+	if h.Path == "*" {
+		return h.Method == "OPTIONS"
+	}
+	return strings.HasPrefix(h.Path, "/") && all(h.Path, inPath)
+}
+
+// malformed ends the stream, and unless StreamErrorsOnly is set also the
+// connection, for a message that breaks a rule.
 func (c *conn) malformed(s *stream, detail, what string) error {
 	c.o.Stats.MessagingError.Inc()
-	if !c.o.StreamErrorsOnly {
-		return &connError{code: codeProtocol, details: detail, what: what}
+	if c.o.StreamErrorsOnly {
+		c.streamError(s, codeProtocol, detail, what)
+		return nil
 	}
-	c.streamError(s, codeProtocol, detail, what)
-	return nil
+	mistake := &connError{code: codeProtocol, what: what}
+	c.reset(s, codec.Reset{Reason: codec.ProtocolError, Code: uint32(codeProtocol), Details: detail, Err: mistake})
+	return mistake
 }
 
 // takeTrailers takes the last header block of a stream.
@@ -353,23 +368,21 @@ func (c *conn) takeTrailers(s *stream, f frame, p []byte) error {
 		b.refuse(detailMessaging, "a second header block that does not end the stream")
 	}
 	if b.over {
-		c.o.Stats.HeaderOverflow.Inc()
-		c.streamError(s, codeInternal, detailTooMany, "trailers over the limits")
+		c.overLimits(s)
+		return nil
+	}
+	if b.bad != "" {
+		return c.malformed(s, b.bad, b.what)
+	}
+	if !s.countBody(0, true) {
+		c.wrongLength(s)
 		return nil
 	}
 	c.mu.Lock()
-	if detail := s.countBody(0, true); detail != "" {
-		b.refuse(detail, "the body is not as long as content-length says")
-	}
-	muted, bad := s.muted, b.bad
-	if bad == "" {
-		s.remoteDone = true
-		c.settle(s)
-	}
+	muted := s.muted
+	s.remoteDone = true
+	c.settle(s)
 	c.mu.Unlock()
-	if bad != "" {
-		return c.malformed(s, bad, b.what)
-	}
 	if !muted {
 		s.r.OnTrailers(b.fields)
 	}
@@ -377,17 +390,28 @@ func (c *conn) takeTrailers(s *stream, f frame, p []byte) error {
 	return nil
 }
 
-// countBody counts n bytes of a body, and is the detail if there are more or
-// less than content-length says.
-func (s *stream) countBody(n int, end bool) string {
+// countBody counts n bytes of a body. It is false if there are more or less
+// than content-length says.
+func (s *stream) countBody(n int, end bool) bool {
 	s.received += int64(n)
 	switch {
-	case s.noBody && s.received > 0:
-		return detailMessaging
-	case s.declared < 0 || s.noBody:
-		return ""
-	case s.received > s.declared, end && s.received != s.declared:
-		return detailMessaging
+	case s.noBody:
+		return s.received == 0
+	case s.declared < 0:
+		return true
 	}
-	return ""
+	return s.received == s.declared || s.received < s.declared && !end
+}
+
+// wrongLength ends a stream whose body is not as long as it said. Only the
+// stream: so does Envoy.
+func (c *conn) wrongLength(s *stream) {
+	c.o.Stats.MessagingError.Inc()
+	c.streamError(s, codeProtocol, detailMessaging, "the body is not as long as content-length says")
+}
+
+// overLimits ends a stream whose head or trailers are more than we take.
+func (c *conn) overLimits(s *stream) {
+	c.o.Stats.HeaderOverflow.Inc()
+	c.streamError(s, codeInternal, detailTooMany, fmt.Sprintf("more than %d fields or %d bytes of fields", c.o.MaxHeaders, c.o.MaxHeaderBytes))
 }

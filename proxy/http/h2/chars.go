@@ -1,10 +1,14 @@
 package h2
 
-// Classes of characters in names and values.
+// Classes of characters in names and values, as nghttp2 has them, which Envoy
+// uses.
 const (
-	inToken = 1 << iota // RFC 9110, section 5.6.2
-	inName              // a token without upper case
-	inValue             // RFC 9110, section 5.5, as nghttp2 checks it
+	inToken     = 1 << iota // RFC 9110, section 5.6.2
+	inName                  // a token without upper case
+	inValue                 // RFC 9110, section 5.5
+	inPath                  // no blanks, no control characters
+	inAuthority             // RFC 3986, section 3.2, without user and password
+	inScheme                // RFC 3986, section 3.1
 )
 
 //nolint:gochecknoglobals // a table
@@ -13,13 +17,20 @@ var classes = func() (t [256]uint8) {
 		if c >= 0x20 && c != 0x7f || c == '\t' {
 			t[c] |= inValue
 		}
+		if c > 0x20 && c != 0x7f {
+			t[c] |= inPath
+		}
 	}
-	for _, c := range "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz" {
-		t[c] |= inToken | inName
+	mark := func(set string, class uint8) {
+		for i := range len(set) {
+			t[set[i]] |= class
+		}
 	}
-	for c := 'A'; c <= 'Z'; c++ {
-		t[c] |= inToken
-	}
+	const lower, upper, digits = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
+	mark("!#$%&'*+-.^_`|~"+digits+lower, inToken|inName)
+	mark(upper, inToken)
+	mark("!$%&'()*+,-.:;=[]_~"+digits+lower+upper, inAuthority)
+	mark("+-."+digits+lower+upper, inScheme)
 	return t
 }()
 
@@ -27,13 +38,18 @@ func validName(s string) bool { return s != "" && all(s, inName) }
 
 func validToken(s string) bool { return s != "" && all(s, inToken) }
 
-// validValue is of a field's value: no control characters, and no white space
-// at its ends (RFC 9113, section 8.2.1).
-func validValue(s string) bool {
-	if s == "" {
-		return true
+func validAuthority(s string) bool { return s != "" && all(s, inAuthority) }
+
+// trimmed is a value without blanks at its ends. RFC 9113, section 8.2.1, calls
+// a message with them malformed, but clients send them, and Envoy takes them.
+func trimmed(s string) string {
+	for s != "" && blank(s[0]) {
+		s = s[1:]
 	}
-	return !blank(s[0]) && !blank(s[len(s)-1]) && all(s, inValue)
+	for s != "" && blank(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 func blank(c byte) bool { return c == ' ' || c == '\t' }

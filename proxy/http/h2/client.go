@@ -137,8 +137,7 @@ func (c *client) response(s *stream, f frame, p []byte) error {
 	b.head = nil
 	if b.over {
 		head.Release()
-		c.o.Stats.HeaderOverflow.Inc()
-		c.streamError(s, codeInternal, detailTooMany, "the response's head is over the limits")
+		c.overLimits(s)
 		return nil
 	}
 	informational := head.Status < 200
@@ -177,8 +176,8 @@ func (c *client) begun(s *stream, h *message.Head, end bool) (muted bool) {
 	if s.connect && h.Status < 300 {
 		s.declared = -1
 	}
-	if end && s.countBody(0, true) != "" {
-		b.refuse(detailMessaging, "content-length without a body")
+	if end && !s.countBody(0, true) {
+		b.refuse(detailHeader, "content-length without a body")
 		return s.muted
 	}
 	if s.upgrade != "" && h.Status == 200 {

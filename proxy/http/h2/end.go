@@ -60,7 +60,7 @@ func (c *conn) finish(err error) *codec.End {
 	c.mu.Unlock()
 	r := codec.Reset{Reason: codec.Closed, Remote: end.By != codec.ByUs, Err: end.Err, End: end}
 	if mistake != nil {
-		r.Reason, r.Details, r.Code = codec.ProtocolError, mistake.details, uint32(mistake.code)
+		r.Reason, r.Details, r.Code = codec.ProtocolError, mistake.detail(), uint32(mistake.code)
 	}
 	for _, s := range open {
 		c.reset(s, r)

@@ -3,6 +3,7 @@ package h2
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 )
 
 // kind is a frame's type (RFC 9113, section 6).
@@ -141,14 +142,23 @@ func unpad(f frame, p []byte) ([]byte, error) {
 // connError is a mistake of the peer that ends the connection.
 type connError struct {
 	code errCode
-	// details is Envoy's response code detail for the streams, "" for none.
+	// details is Envoy's response code detail for the streams; "" is
+	// codec_error.
 	details string
 	what    string
 	// silent ends the connection without a GOAWAY, for the peer does not read.
 	silent bool
 }
 
-func (e *connError) Error() string { return fmt.Sprintf("http/2: %s", e.what) }
+func (e *connError) Error() string { return "http/2: " + e.what }
+
+// detail is for the streams that the mistake has ended.
+func (e *connError) detail() string {
+	if e.details != "" {
+		return e.details
+	}
+	return "codec_error:" + strings.ReplaceAll(e.what, " ", "_")
+}
 
 func connErrorf(code errCode, format string, args ...any) *connError {
 	return &connError{code: code, what: fmt.Sprintf(format, args...)}

@@ -97,51 +97,47 @@ func (s *server) newStream(f frame, p []byte) error {
 
 // request begins the request that is in the block.
 func (s *server) request(f frame) error {
-	c, b := s.conn, &s.conn.block
-	head := b.head
-	b.head = nil
-	if b.over {
-		c.o.Stats.HeaderOverflow.Inc()
-		c.refuse(f.stream, codeInternal, detailTooMany)
-		head.Release()
+	c, b, end := s.conn, &s.conn.block, f.has(flagEndStream)
+	if c.Active() >= int(c.o.MaxConcurrentStreams) {
+		b.head.Release()
+		c.o.Stats.StreamRefusedErrors.Inc()
+		c.refuse(f.stream)
 		return nil
 	}
-	b.head = head
+	head := b.head
 	b.checkRequest()
 	b.head = nil
-	end := f.has(flagEndStream)
-	if b.bad == "" && end && b.declared > 0 {
-		b.refuse(detailMessaging, "content-length without a body")
-	}
-	if b.bad != "" {
-		head.Release()
-		return c.badRequest(f.stream, b.bad, b.what)
-	}
-	if c.Active() >= int(c.o.MaxConcurrentStreams) {
-		c.o.Stats.StreamRefusedErrors.Inc()
-		c.refuse(f.stream, codeRefusedStream, "")
-		head.Release()
-		return nil
+	if end && b.declared > 0 {
+		b.refuse(detailHeader, "content-length without a body")
 	}
 	st := c.accept(f.stream, head, end)
-	st.declared = b.declared
+	r := s.requests.Request(st)
+	if r == nil {
+		head.Release()
+		st.Reset(codec.Refused)
+		return nil
+	}
+	st.r = r
+	switch {
+	case b.over:
+		head.Release()
+		c.overLimits(st)
+		return nil
+	case b.bad != "":
+		head.Release()
+		return c.malformed(st, b.bad, b.what)
+	}
 	if b.protocol != "" {
 		st.upgrade = b.protocol
 		asUpgrade(head, b.protocol)
 	}
-	if r := s.requests.Request(st); r != nil {
-		st.r = r
-		r.OnHead(head, end)
-		return nil
-	}
-	head.Release()
-	st.Reset(codec.Refused)
+	r.OnHead(head, end)
 	return nil
 }
 
 // accept makes the stream of a request.
 func (c *conn) accept(id uint32, h *message.Head, end bool) *stream {
-	st := &stream{c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), connect: h.Method == "CONNECT"}
+	st := &stream{c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), connect: h.Method == "CONNECT", declared: c.block.declared}
 	st.recvWindow = int64(c.o.InitialStreamWindow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -159,20 +155,9 @@ func asUpgrade(h *message.Head, protocol string) {
 }
 
 // refuse resets a stream that nobody knows.
-func (c *conn) refuse(id uint32, code errCode, detail string) {
-	c.o.Log.Debug("request refused", "stream", id, "code", uint32(code), "details", detail)
+func (c *conn) refuse(id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.queueReset(id, code)
+	c.queueReset(id, codeRefusedStream)
 	c.ourResets.add(id)
-}
-
-// badRequest is malformed for a request that nobody has seen.
-func (c *conn) badRequest(id uint32, detail, what string) error {
-	c.o.Stats.MessagingError.Inc()
-	if !c.o.StreamErrorsOnly {
-		return &connError{code: codeProtocol, details: detail, what: what}
-	}
-	c.refuse(id, codeProtocol, detail)
-	return nil
 }

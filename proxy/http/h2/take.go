@@ -68,25 +68,28 @@ func (c *conn) takeData(f frame, p []byte) error {
 		return c.lateData(f, s)
 	}
 	if s.recvWindow -= int64(f.length); s.recvWindow < 0 {
+		c.giveBackConn(f.length)
 		c.mu.Unlock()
-		return connErrorf(codeFlowControl, "DATA beyond the window of stream %d", f.stream)
+		c.streamError(s, codeFlowControl, "", "DATA beyond the stream's window")
+		return nil
 	}
 	s.unconsumed += len(data)
 	if pad := f.length - len(data); pad > 0 {
 		c.giveBack(s, pad)
 	}
-	s.remoteDone = end
-	bad := s.countBody(len(data), end)
+	good := s.countBody(len(data), end)
 	muted := s.muted
 	if muted {
 		c.giveBackAll(s)
 	}
-	if bad == "" {
+	if good {
+		s.remoteDone = end
 		c.settle(s)
 	}
 	c.mu.Unlock()
-	if bad != "" {
-		return c.malformed(s, bad, "the body is not as long as content-length says")
+	if !good {
+		c.wrongLength(s)
+		return nil
 	}
 	if !muted && (len(data) > 0 || end) {
 		s.r.OnData(data, end)
@@ -188,32 +191,37 @@ func (c *conn) takeWindowUpdate(f frame, p []byte) error {
 		return connErrorf(codeFrameSize, "WINDOW_UPDATE of %d bytes", len(p))
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxWindow)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.stream == 0 {
-		if n == 0 {
-			return connErrorf(codeProtocol, "WINDOW_UPDATE of 0")
-		}
-		if c.sendWindow += n; c.sendWindow > maxWindow {
-			return connErrorf(codeFlowControl, "a window of %d bytes for the connection", c.sendWindow)
-		}
-		c.wakeWriter()
-		return nil
-	}
-	if c.idle(f.stream) {
-		return connErrorf(codeProtocol, "WINDOW_UPDATE on idle stream %d", f.stream)
-	}
-	s := c.streams[f.stream]
-	if s == nil {
-		return nil
-	}
 	if n == 0 {
 		return connErrorf(codeProtocol, "WINDOW_UPDATE of 0 on stream %d", f.stream)
 	}
-	if s.sendWindow += n; s.sendWindow > maxWindow {
-		return connErrorf(codeFlowControl, "a window of %d bytes for stream %d", s.sendWindow, f.stream)
+	c.mu.Lock()
+	if f.stream == 0 {
+		defer c.mu.Unlock()
+		return c.widen(n)
 	}
-	c.makeReady(s)
+	idle, s := c.idle(f.stream), c.streams[f.stream]
+	over := false
+	if s != nil {
+		s.sendWindow += n
+		over = s.sendWindow > maxWindow
+		c.makeReady(s)
+	}
+	c.mu.Unlock()
+	if idle {
+		return connErrorf(codeProtocol, "WINDOW_UPDATE on idle stream %d", f.stream)
+	}
+	if over {
+		c.streamError(s, codeFlowControl, "", "a window of more than 2^31-1 bytes")
+	}
+	return nil
+}
+
+// widen adds to the connection's window; mu is held.
+func (c *conn) widen(n int64) error {
+	if c.sendWindow += n; c.sendWindow > maxWindow {
+		return connErrorf(codeFlowControl, "a window of %d bytes for the connection", c.sendWindow)
+	}
+	c.wakeWriter()
 	return nil
 }
 
