@@ -48,10 +48,12 @@ type HTTPCORS struct{}
 
 // CORSPolicy is CorsPolicy, of a virtual host or a route.
 type CORSPolicy struct {
-	Origins                                                     []certs.StringMatcher
-	AllowMethods, AllowHeaders, ExposeHeaders, MaxAge           string
-	Credentials, PrivateNetwork, NoForwardNotMatchingPreflights bool
-	EnabledPPM, ShadowPPM                                       uint32 // enabled: default 1000000; shadow: 0
+	Origins                                           []certs.StringMatcher
+	AllowMethods, AllowHeaders, ExposeHeaders, MaxAge string
+	// nil: what the next less specific policy says; in the end false, false and
+	// true.
+	Credentials, PrivateNetwork, ForwardPreflights *bool
+	EnabledPPM, ShadowPPM                          uint32 // enabled: default 1000000; shadow: 0
 }
 
 // HTTPFault is envoy.extensions.filters.http.fault.v3.HTTPFault.
@@ -59,6 +61,7 @@ type HTTPFault struct {
 	Delay            *FaultDelay
 	Abort            *FaultAbort
 	RatePPM          uint32 // of response_rate_limit
+	RateUnit         uint32 // as FaultDelay.Unit
 	RateKBps         uint64 // response_rate_limit.fixed_limit; 0 none
 	RateByHeader     bool   // response_rate_limit.header_limit
 	UpstreamCluster  string
@@ -73,6 +76,9 @@ type FaultDelay struct {
 	Fixed    time.Duration
 	ByHeader bool
 	PPM      uint32
+	// Unit is 1 of the percentage in a million: 10000, 100 or 1. A header that
+	// lowers the percentage is in the same unit.
+	Unit uint32
 }
 
 // FaultAbort is FaultAbort: an HTTP status, a gRPC status, or by header.
@@ -81,6 +87,7 @@ type FaultAbort struct {
 	GRPC     *uint32
 	ByHeader bool
 	PPM      uint32
+	Unit     uint32 // as FaultDelay.Unit
 }
 
 // HTTPHealthCheckFilter is
@@ -365,4 +372,5 @@ type FilterStateValue struct {
 	Key, FactoryKey, Format string
 	Shared                  int // 0 NONE, 1 ONCE, 2 TRANSITIVE
 	ReadOnly, SkipIfEmpty   bool
+	OmitEmpty               bool // format_string.omit_empty_values
 }

@@ -14,6 +14,8 @@ type RBAC struct {
 	StatPrefix       string
 	ShadowStatPrefix string // shadow_rules_stat_prefix
 	Rules, Shadow    *RBACRules
+	// PerPolicy is track_per_rule_stats, of HTTP.
+	PerPolicy bool
 	// Continuous is enforcement_type CONTINUOUS.
 	Continuous bool
 	// DelayDeny is delay_deny.

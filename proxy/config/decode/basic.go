@@ -212,10 +212,14 @@ func (d *decoder) metadata(m *corev3.Metadata) map[string]*structpb.Struct {
 
 // ppm is a FractionalPercent in millionths, at most all of them.
 func ppm(p *typev3.FractionalPercent) uint32 {
-	factor := map[typev3.FractionalPercent_DenominatorType]uint64{
+	return uint32(min(uint64(p.GetNumerator())*uint64(perUnit(p)), 1_000_000))
+}
+
+// perUnit is what 1 of p's numerator is in a million.
+func perUnit(p *typev3.FractionalPercent) uint32 {
+	return map[typev3.FractionalPercent_DenominatorType]uint32{
 		typev3.FractionalPercent_HUNDRED: 10_000, typev3.FractionalPercent_TEN_THOUSAND: 100, typev3.FractionalPercent_MILLION: 1,
 	}[p.GetDenominator()]
-	return uint32(min(uint64(p.GetNumerator())*factor, 1_000_000))
 }
 
 // runtimeNumber is what the runtime says of key, def if it says nothing or

@@ -31,10 +31,10 @@ func (d *decoder) corsPolicy(c corsFields, place at) *config.CORSPolicy {
 		AllowHeaders:   c.GetAllowHeaders(),
 		ExposeHeaders:  c.GetExposeHeaders(),
 		MaxAge:         c.GetMaxAge(),
-		Credentials:    c.GetAllowCredentials().GetValue(),
-		PrivateNetwork: c.GetAllowPrivateNetworkAccess().GetValue(),
+		Credentials:    maybeTruth(c.GetAllowCredentials()),
+		PrivateNetwork: maybeTruth(c.GetAllowPrivateNetworkAccess()),
 
-		NoForwardNotMatchingPreflights: !truth(c.GetForwardNotMatchingPreflights(), true),
+		ForwardPreflights: maybeTruth(c.GetForwardNotMatchingPreflights()),
 
 		EnabledPPM: allPPM,
 	}

@@ -37,6 +37,7 @@ func (d *decoder) fault(c *httpfaultv3.HTTPFault, place at) *config.HTTPFault {
 	}
 	if r := c.GetResponseRateLimit(); r != nil {
 		out.RatePPM = d.faultShare(orKey(c.GetResponseRateLimitPercentRuntime(), faultRateShare), r.GetPercentage())
+		out.RateUnit = perUnit(r.GetPercentage())
 		out.RateKBps = r.GetFixedLimit().GetLimitKbps()
 		out.RateByHeader = r.GetHeaderLimit() != nil
 	}
@@ -61,7 +62,7 @@ func (d *decoder) faultDelay(c *httpfaultv3.HTTPFault, place at) *config.FaultDe
 	if f == nil {
 		return nil
 	}
-	out := &config.FaultDelay{PPM: d.faultShare(orKey(c.GetDelayPercentRuntime(), faultDelayShare), f.GetPercentage())}
+	out := &config.FaultDelay{PPM: d.faultShare(orKey(c.GetDelayPercentRuntime(), faultDelayShare), f.GetPercentage()), Unit: perUnit(f.GetPercentage())}
 	switch v := f.GetFaultDelaySecifier().(type) {
 	case *faultv3.FaultDelay_FixedDelay:
 		fixed := duration(v.FixedDelay, 0, place.in("fixed_delay"))
@@ -80,7 +81,7 @@ func (d *decoder) faultAbort(c *httpfaultv3.HTTPFault) *config.FaultAbort {
 	if f == nil {
 		return nil
 	}
-	out := &config.FaultAbort{PPM: d.faultShare(orKey(c.GetAbortPercentRuntime(), faultAbortShare), f.GetPercentage())}
+	out := &config.FaultAbort{PPM: d.faultShare(orKey(c.GetAbortPercentRuntime(), faultAbortShare), f.GetPercentage()), Unit: perUnit(f.GetPercentage())}
 	switch v := f.GetErrorType().(type) {
 	case *httpfaultv3.FaultAbort_HttpStatus:
 		out.Status = int(d.runtimeNumber(orKey(c.GetAbortHttpStatusRuntime(), faultAbortHTTP), v.HttpStatus))

@@ -33,7 +33,9 @@ func (d *decoder) rbac(c *rbacfilterv3.RBAC, place at) *config.RBAC {
 
 // httpRBAC is of the HTTP filter, and of a route's override of it.
 func (d *decoder) httpRBAC(c *httprbacv3.RBAC, place at) *config.RBAC {
-	out := &config.RBAC{StatPrefix: c.GetRulesStatPrefix(), ShadowStatPrefix: c.GetShadowRulesStatPrefix()}
+	out := &config.RBAC{
+		StatPrefix: c.GetRulesStatPrefix(), ShadowStatPrefix: c.GetShadowRulesStatPrefix(), PerPolicy: c.GetTrackPerRuleStats(),
+	}
 	scope := rbacScope{decoder: d, http: true}
 	if c.GetRules() != nil {
 		out.Rules = scope.rules(c.GetRules(), place.in("rules"))

@@ -16,7 +16,7 @@ var httpFilterSupport = map[protoreflect.FullName]fields{
 	},
 
 	"envoy.extensions.filters.http.rbac.v3.RBAC": {
-		works: "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix",
+		works: "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix track_per_rule_stats",
 		refused: map[string]string{
 			"matcher":        "use rules",
 			"shadow_matcher": "use shadow_rules",
