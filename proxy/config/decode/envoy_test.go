@@ -35,11 +35,16 @@ func TestEnvoyTakesOurTestData(t *testing.T) {
 	}
 }
 
-func TestEnvoyRefusesTheSameMistakes(t *testing.T) {
-	for _, m := range mistakes {
+func TestEnvoyRefusesTheSameMistakes(t *testing.T) { envoyRefuses(t, base, mistakes) }
+
+func TestEnvoyRefusesTheSameMistakesOfHTTP(t *testing.T) { envoyRefuses(t, httpBase, httpMistakes) }
+
+func envoyRefuses(t *testing.T, base string, list []mistake) {
+	t.Helper()
+	for _, m := range list {
 		t.Run(m.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "envoy.yaml")
-			if err := os.WriteFile(path, []byte(m.text(t)), 0o600); err != nil {
+			if err := os.WriteFile(path, []byte(m.textOf(t, base)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			ok, text := validates(t, path)

@@ -55,8 +55,8 @@ func (d *decoder) extAuthz(c *authzv3.ExtAuthz, place at) *config.ExtAuthz {
 	switch v := c.GetServices().(type) {
 	case *authzv3.ExtAuthz_GrpcService:
 		out.GRPC = d.grpcService(v.GrpcService, place.in("grpc_service"))
-		if version := c.GetTransportApiVersion(); version != corev3.ApiVersion_V3 {
-			place.in("transport_api_version").bad("%s is not supported: it must be V3", version)
+		if version := c.GetTransportApiVersion(); version == corev3.ApiVersion_V2 {
+			place.in("transport_api_version").bad("V2 is not supported: it must be V3")
 		}
 	case *authzv3.ExtAuthz_HttpService:
 		out.HTTP = d.authzHTTP(v.HttpService, out, place.in("http_service"))
@@ -80,8 +80,8 @@ func (d *decoder) stringList(l *matcherv3.ListStringMatcher, place at) []certs.S
 // grpcService is a service in a cluster.
 func (d *decoder) grpcService(s *corev3.GrpcService, place at) *config.GRPCService {
 	out := &config.GRPCService{Timeout: duration(s.GetTimeout(), defaultAuthzTimeout, place.in("timeout"))}
-	for _, h := range s.GetInitialMetadata() {
-		out.Metadata = append(out.Metadata, [2]string{strings.ToLower(h.GetKey()), h.GetValue()})
+	for i, h := range s.GetInitialMetadata() {
+		out.Metadata = append(out.Metadata, header(h, place.item("initial_metadata", i)))
 	}
 	e := s.GetEnvoyGrpc()
 	if e == nil {
@@ -115,8 +115,8 @@ func (d *decoder) authzHTTP(s *authzv3.HttpService, filter *config.ExtAuthz, pla
 		}
 		filter.AllowedSet, filter.AllowedHeaders = true, d.stringList(old, in.in("allowed_headers"))
 	}
-	for _, h := range request.GetHeadersToAdd() {
-		out.RequestAdd = append(out.RequestAdd, [2]string{strings.ToLower(h.GetKey()), h.GetValue()})
+	for i, h := range request.GetHeadersToAdd() {
+		out.RequestAdd = append(out.RequestAdd, header(h, in.item("headers_to_add", i)))
 	}
 	answer, in := s.GetAuthorizationResponse(), place.in("authorization_response")
 	out.UpstreamHeaders = d.stringList(answer.GetAllowedUpstreamHeaders(), in.in("allowed_upstream_headers"))

@@ -36,9 +36,10 @@ func (d *decoder) headersToAdd(list []*corev3.HeaderValueOption, name string, pl
 }
 
 func (d *decoder) headerToAdd(h *corev3.HeaderValueOption, place at) config.HeaderValueOption {
+	pair := header(h.GetHeader(), place.in("header"))
 	out := config.HeaderValueOption{
-		Name:      strings.ToLower(h.GetHeader().GetKey()),
-		Value:     h.GetHeader().GetValue(),
+		Name:      pair[0],
+		Value:     pair[1],
 		Action:    config.HeaderAction(h.GetAppendAction()),
 		KeepEmpty: h.GetKeepEmptyValue(),
 	}
@@ -56,6 +57,18 @@ func (d *decoder) headerToAdd(h *corev3.HeaderValueOption, place at) config.Head
 		out.Action = config.HeaderOverwrite
 	}
 	return out
+}
+
+// header is a name, in lower case, and its value, which is text or bytes.
+func header(h *corev3.HeaderValue, place at) [2]string {
+	value := h.GetValue()
+	if len(h.GetRawValue()) > 0 {
+		if value != "" {
+			place.in("raw_value").bad("cannot be set together with value")
+		}
+		value = string(h.GetRawValue())
+	}
+	return [2]string{strings.ToLower(h.GetKey()), value}
 }
 
 func headersToRemove(list []string, name string, place at) []string {

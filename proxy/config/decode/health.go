@@ -116,7 +116,8 @@ func headers(list []*corev3.HeaderValueOption, name string, place at) [][2]strin
 		if h.GetAppend() != nil || h.GetAppendAction() != 0 || h.GetKeepEmptyValue() {
 			place.item(name, i).bad("may only have header: there is nothing to append to")
 		}
-		out = append(out, [2]string{h.GetHeader().GetKey(), h.GetHeader().GetValue()})
+		one := header(h.GetHeader(), place.item(name, i).in("header"))
+		out = append(out, [2]string{h.GetHeader().GetKey(), one[1]})
 	}
 	return out
 }

@@ -97,6 +97,9 @@ func (d *decoder) routes(c *hcmv3.HttpConnectionManager, out *config.HTTPConnect
 	case *hcmv3.HttpConnectionManager_Rds:
 		in := place.in("rds")
 		out.RDS = &config.RDS{Name: v.Rds.GetRouteConfigName()}
+		if out.RDS.Name == "" {
+			in.in("route_config_name").bad("must be set")
+		}
 		if v.Rds.GetConfigSource() != nil {
 			out.RDS.Source = d.source(v.Rds.GetConfigSource(), in.in("config_source"))
 		}

@@ -200,6 +200,9 @@ func (d *decoder) override(name string, message proto.Message, place at) *config
 	case *faultv3.HTTPFault:
 		out.Config = d.fault(c, place)
 	case *localratev3.LocalRateLimit:
+		if c.GetTokenBucket() == nil {
+			place.in("token_bucket").bad("must be set for a route")
+		}
 		out.Config = d.localRate(c, place)
 	case *bufferv3.BufferPerRoute:
 		return bufferOverride(c)

@@ -171,7 +171,9 @@ func TestMistakesAreNamedWithTheirPath(t *testing.T) {
 	}
 }
 
-func (m mistake) text(t *testing.T) string {
+func (m mistake) text(t *testing.T) string { return m.textOf(t, base) }
+
+func (m mistake) textOf(t *testing.T, base string) string {
 	t.Helper()
 	if strings.Count(base, m.old) == 0 {
 		t.Fatalf("%q is not in the base", m.old)

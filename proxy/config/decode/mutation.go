@@ -17,9 +17,6 @@ func (d *decoder) mutations(list []*mutationv3.HeaderMutation, name string, plac
 		switch v := m.GetAction().(type) {
 		case *mutationv3.HeaderMutation_Remove:
 			one.Remove = strings.ToLower(v.Remove)
-			if !changeable(one.Remove) {
-				in.in("remove").bad("%q: pseudo-headers and host may not be removed", shorten(v.Remove))
-			}
 		case *mutationv3.HeaderMutation_Append:
 			option := d.headerToAdd(v.Append, in.in("append"))
 			one.Append = &option

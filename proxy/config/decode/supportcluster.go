@@ -153,6 +153,6 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.config.core.v3.HealthCheck.GrpcHealthCheck":                           {works: "service_name authority initial_metadata"},
 	"envoy.config.core.v3.HeaderValueOption":                                     {works: "header append append_action keep_empty_value"},
-	"envoy.config.core.v3.HeaderValue":                                           {works: "key value"},
+	"envoy.config.core.v3.HeaderValue":                                           {works: "key value raw_value"},
 	"envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink": {works: "event_log_path"},
 }

@@ -112,13 +112,13 @@ func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// literal is RFC 3986's pchar without the operators * and =.
+// literal is RFC 3986's pchar without the operator *.
 func literal(s string) error {
 	if s == "" {
 		return errors.New("a segment is empty")
 	}
 	for i := range len(s) {
-		if c := s[i]; !isLetter(c) && !isDigit(c) && strings.IndexByte("-._~%!$&'()+,;:@", c) < 0 {
+		if c := s[i]; !isLetter(c) && !isDigit(c) && strings.IndexByte("-._~%!$&'()+,;=:@", c) < 0 {
 			return fmt.Errorf("%q has %q, which may not stand in a literal", s, c)
 		}
 	}
