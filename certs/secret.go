@@ -129,7 +129,7 @@ type Source struct {
 
 // Ref names a secret: either Inline (fixed for ever), or Name in Source, or,
 // where Source is nil, Name among the bootstrap's static secrets.
-// Two Refs are the same secret if Name and Source's Path or Cluster are equal.
+// Two Refs are the same secret if Name and Source's Path, Cluster and ADS are equal.
 type Ref struct {
 	Inline *Secret
 	Name   string

@@ -18,6 +18,7 @@ type Feed func(ctx context.Context, h *Handle)
 type Feeds struct {
 	File Feed // Source.Path
 	GRPC Feed // Source.Cluster
+	ADS  Feed // Source.ADS
 }
 
 // Store hands out one Handle for each secret and has them fed.
@@ -34,7 +35,10 @@ type Store struct {
 }
 
 // key is what makes two Refs the same secret.
-type key struct{ name, path, cluster string }
+type key struct {
+	name, path, cluster string
+	ads                 bool
+}
 
 // NewStore makes an empty store.
 func NewStore(feeds Feeds) *Store { return &Store{feeds: feeds, handles: map[key]*Handle{}} }
@@ -60,7 +64,7 @@ func (s *Store) Get(ref Ref) *Handle {
 	}
 	k := key{name: ref.Name}
 	if ref.Source != nil {
-		k.path, k.cluster = ref.Source.Path, ref.Source.Cluster
+		k.path, k.cluster, k.ads = ref.Source.Path, ref.Source.Cluster, ref.Source.ADS
 	}
 	h := s.handles[k]
 	if h == nil {
@@ -99,6 +103,8 @@ func (s *Store) feedOf(ref Ref) Feed {
 		return s.feeds.File
 	case ref.Source.Cluster != "":
 		return s.feeds.GRPC
+	case ref.Source.ADS:
+		return s.feeds.ADS
 	}
 	return nil
 }

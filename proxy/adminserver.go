@@ -19,6 +19,7 @@ import (
 	"outrider/proxy/cluster"
 	"outrider/proxy/config"
 	"outrider/proxy/listener"
+	"outrider/proxy/xds"
 )
 
 // LogLevel is one of Envoy's log levels.
@@ -196,10 +197,24 @@ func (r Refusal) facts() *admin.Refused {
 	return out
 }
 
+// refusedFacts is a resource of a stream that was refused.
+func refusedFacts(r xds.Refusal) *admin.Refused {
+	return &admin.Refused{Version: r.Version, When: r.When, Details: r.Err.Error(), Source: sourceOf(r.Body)}
+}
+
 func (s *Server) adminClusters() []admin.Cluster {
 	var out []admin.Cluster
+	refused := s.discovery.refusedClusters()
 	for _, c := range s.clusters.All() {
-		out = append(out, s.adminCluster(c))
+		one := s.adminCluster(c)
+		if r, ok := refused[one.Name]; ok {
+			one.Refused = refusedFacts(r)
+			delete(refused, one.Name)
+		}
+		out = append(out, one)
+	}
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		out = append(out, admin.Cluster{Name: name, Dynamic: true, Refused: refusedFacts(refused[name])})
 	}
 	for _, c := range s.clusters.Warming() {
 		one := s.adminCluster(c)
@@ -223,7 +238,7 @@ func (s *Server) adminCluster(c *cluster.Cluster) admin.Cluster {
 		LocalSuccessRateAverage: d.LocalSuccessRateAverage, LocalRateThreshold: d.LocalSuccessRateEjection,
 	}
 	if d.AddedViaAPI {
-		out.Version = s.discovery.clustersVersion()
+		out.Version = s.discovery.clusterVersion(d.Name)
 	}
 	if a := s.discovery.assignment(d); a != nil {
 		out.Overprovisioning = a.Overprovisioning

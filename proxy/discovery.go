@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -31,28 +30,37 @@ import (
 	"outrider/proxy/config/decode"
 )
 
-// discovery brings in what is not in the bootstrap: listeners, clusters and
-// endpoints from files, and secrets from files and over SDS. An update that is
-// refused leaves everything as it was, and is kept for the admin interface.
+// discovery brings in what is not in the bootstrap: listeners, clusters,
+// endpoints and routes from files and streams, and secrets from files and over
+// SDS. An update that is refused leaves everything as it was, and is kept for
+// the admin interface.
 type discovery struct {
-	server *Server
-	sds    *sds.Client
+	server  *Server
+	node    *corev3.Node
+	sds     *sds.Client
+	streams *streams
 
 	mu          sync.Mutex
 	refused     map[string]Refusal            // guarded by mu; by file
 	assignments map[string]*config.Assignment // guarded by mu; by cluster_name
 	following   map[string]bool               // guarded by mu; files of EDS
 	last        map[string]string             // guarded by mu; by file: the content that was applied or refused last
-	clusters    []*config.Cluster             // guarded by mu; static and dynamic
+	clusters    []*config.Cluster             // guarded by mu; static and dynamic, but those of a stream
 	lds, cds    string                        // guarded by mu; version_info of the last update, "" for none
-	ctx         context.Context               //nolint:containedctx // guarded by mu; nil unless run runs
-	wait        sync.WaitGroup
+	// Of streams: how many clusters want the endpoints of a service, and
+	// version_info of each cluster. Guarded by mu.
+	services        map[wanted]int
+	clusterVersions map[string]string
+	ctx             context.Context         //nolint:containedctx // guarded by mu; nil unless run runs
+	later           []func(context.Context) // guarded by mu; what run begins with
+	wait            sync.WaitGroup
 }
 
 func newDiscovery(s *Server) *discovery {
-	d := &discovery{server: s, refused: map[string]Refusal{}, assignments: map[string]*config.Assignment{}, following: map[string]bool{}, last: map[string]string{}, clusters: s.boot.Clusters}
-	node, _ := s.boot.Node.Source.(*corev3.Node)
-	d.sds = sds.NewClient(sds.Options{Dial: d.dial, Node: node, Decode: d.decodeSecret})
+	d := &discovery{server: s, refused: map[string]Refusal{}, assignments: map[string]*config.Assignment{}, following: map[string]bool{}, last: map[string]string{}, clusters: s.boot.Clusters, services: map[wanted]int{}, clusterVersions: map[string]string{}}
+	d.node, _ = s.boot.Node.Source.(*corev3.Node)
+	d.sds = sds.NewClient(sds.Options{Dial: d.dial, Node: d.node, Decode: d.decodeSecret})
+	d.streams = &streams{discovery: d, byKey: map[streamKey]*stream{}}
 	return d
 }
 
@@ -92,51 +100,58 @@ func (d *discovery) feeds() certs.Feeds {
 	if grpc == nil {
 		grpc = d.sds.Feed
 	}
-	return certs.Feeds{GRPC: grpc, File: d.feedSecret}
+	return certs.Feeds{GRPC: grpc, File: d.feedSecret, ADS: d.feedADS}
 }
 
-// run follows the files of LDS, CDS and EDS until ctx ends.
+// run follows the files of LDS, CDS and EDS, and keeps the streams, until ctx
+// ends.
 func (d *discovery) run(ctx context.Context) error {
 	defer d.wait.Wait()
 	d.mu.Lock()
 	d.ctx = ctx
+	later := d.later
+	d.later = nil
 	d.mu.Unlock()
+	for _, f := range later {
+		d.background(f)
+	}
 	d.followFile(d.server.boot.CDS, d.applyClusters)
 	d.followFile(d.server.boot.LDS, d.applyListeners)
-	d.followAssignments()
-	<-ctx.Done()
+	d.streams.run(ctx)
 	return nil
 }
 
-// followFile follows source, if there is one and run runs.
-func (d *discovery) followFile(source *certs.Source, apply func([]byte) error) {
+// background runs f, as soon as run runs, until the context that it is given
+// ends.
+func (d *discovery) background(f func(context.Context)) {
 	d.mu.Lock()
-	ctx := d.ctx
-	d.mu.Unlock()
-	if source != nil && ctx != nil && ctx.Err() == nil {
-		d.wait.Go(func() { d.follow(ctx, source, apply) })
+	defer d.mu.Unlock()
+	switch ctx := d.ctx; {
+	case ctx == nil:
+		d.later = append(d.later, f)
+	case ctx.Err() == nil:
+		d.wait.Go(func() { f(ctx) })
 	}
 }
 
-// followAssignments follows the files of all EDS clusters, each once.
-func (d *discovery) followAssignments() {
+// followFile follows source, if it is a file.
+func (d *discovery) followFile(source *certs.Source, apply func([]byte) error) {
+	if source != nil && source.Path != "" {
+		d.background(func(ctx context.Context) { d.follow(ctx, source, apply) })
+	}
+}
+
+// followAssignment follows a file of EDS, each once.
+func (d *discovery) followAssignment(source *certs.Source) {
+	if source == nil || source.Path == "" {
+		return
+	}
 	d.mu.Lock()
-	clusters := d.clusters
+	begun := d.following[source.Path]
+	d.following[source.Path] = true
 	d.mu.Unlock()
-	for _, c := range clusters {
-		if c.EDS == nil || c.EDS.Source == nil || c.EDS.Source.Path == "" {
-			continue
-		}
-		source := c.EDS.Source
-		d.mu.Lock()
-		begin := !d.following[source.Path] && d.ctx != nil
-		if begin {
-			d.following[source.Path] = true
-		}
-		d.mu.Unlock()
-		if begin {
-			d.followFile(source, d.applyAssignments)
-		}
+	if !begun {
+		d.followFile(source, d.applyAssignments)
 	}
 }
 
@@ -157,7 +172,7 @@ func (d *discovery) load() error {
 }
 
 func (d *discovery) loadOnce(source *certs.Source, apply func([]byte) error) error {
-	if source == nil {
+	if source == nil || source.Path == "" {
 		return nil
 	}
 	if err := d.look(source.Path, apply); err != nil {
@@ -257,6 +272,16 @@ func (d *discovery) clustersVersion() string {
 	return d.cds
 }
 
+// clusterVersion is version_info of the update that brought a cluster.
+func (d *discovery) clusterVersion(name string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v, ok := d.clusterVersions[name]; ok {
+		return v
+	}
+	return d.cds
+}
+
 // Refusals are the files whose current content is refused.
 func (d *discovery) refusals() []Refusal {
 	d.mu.Lock()
@@ -331,17 +356,11 @@ func (d *discovery) setClusters(clusters []*config.Cluster, version string) erro
 		return err
 	}
 	for _, c := range clusters {
-		if live := d.server.clusters.Get(c.Name); live != nil {
-			live.SetDynamic()
-		}
-	}
-	for _, c := range d.server.clusters.Warming() {
-		c.SetDynamic()
+		d.server.clusters.SetDynamic(c.Name)
 	}
 	d.mu.Lock()
 	d.clusters, d.cds = all, version
 	d.mu.Unlock()
-	d.followAssignments()
 	return nil
 }
 
@@ -384,7 +403,7 @@ func (d *discovery) applyListener(l *config.Listener, version string) error {
 	switch {
 	case live != nil && !live.dynamic:
 		return fmt.Errorf("listener %q is static, and cannot be changed", l.Name)
-	case live != nil && proto.Equal(live.current().cfg.Source, l.Source):
+	case live != nil && live.has(l):
 		return nil
 	}
 	return d.server.listeners.apply(l, version, true)
@@ -402,40 +421,4 @@ func (d *discovery) applyAssignments(text []byte) error {
 		d.server.clusters.SetAssignment(a.ClusterName, a)
 	}
 	return nil
-}
-
-// feedSecret follows a secret in a file: a DiscoveryResponse with secrets, one
-// of which has the handle's name.
-func (d *discovery) feedSecret(ctx context.Context, h *certs.Handle) {
-	source := h.Ref().Source
-	last := "nothing yet" // what the last look came to: other files move in the directory too
-	changed := func() {
-		secret, err := d.readSecret(source.Path, h.Ref().Name)
-		seen := fmt.Sprint(err)
-		if err == nil {
-			seen = secret.Version
-		}
-		if seen == last {
-			return
-		}
-		last = seen
-		h.Attempt()
-		unreadable := (*fs.PathError)(nil)
-		switch {
-		case errors.As(err, &unreadable):
-			h.Fail(err)
-		case err != nil:
-			d.server.log.Error("secret is refused, what was before goes on", "secret", h.Ref().Name, "reason", err)
-			h.Reject(err)
-		default:
-			h.Publish(secret)
-		}
-	}
-	dirs := certs.Dirs(source.Path, source.WatchedDirectory)
-	if text, err := os.ReadFile(source.Path); err == nil {
-		dirs = append(dirs, d.secretDirs(text, h.Ref().Name)...)
-	}
-	if err := certs.Watch(ctx, dirs, changed); err != nil {
-		h.Fail(err)
-	}
 }

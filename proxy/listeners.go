@@ -45,7 +45,8 @@ type liveListener struct {
 	mu      sync.Mutex
 	sockets []net.Listener     // guarded by mu
 	stop    context.CancelFunc // guarded by mu; ends accepting
-	warming *snapshot          // guarded by mu; waits for its secrets
+	warming *snapshot          // guarded by mu; waits for its secrets and routes
+	forgo   context.CancelFunc // guarded by mu; ends the wait of warming, nil if there is none
 }
 
 // draining are the filter chains that an update has taken away, until their
@@ -86,6 +87,13 @@ func (ls *listeners) apply(cfg *config.Listener, version string, dynamic bool) e
 	}
 	delete(ls.refused, cfg.Name)
 	return nil
+}
+
+// refuse keeps a refusal of what could not be decoded, for the admin interface.
+func (ls *listeners) refuse(cfg *config.Listener, version string, err error) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.refused[cfg.Name] = Refusal{Name: cfg.Name, Version: version, When: time.Now(), Err: err, Config: cfg}
 }
 
 func (ls *listeners) tryApply(cfg *config.Listener, version string, dynamic bool) error {
@@ -162,32 +170,6 @@ func (ls *listeners) change(l *liveListener, cfg *config.Listener, version strin
 	return ls.swap(l, snap)
 }
 
-// warm keeps snap aside until its secrets are there. A newer version takes its
-// place.
-func (l *liveListener) warm(ls *listeners, snap *snapshot) {
-	l.mu.Lock()
-	l.warming = snap
-	l.mu.Unlock()
-	l.server.log.Info("listener update waits for its secrets", "listener", l.name, "reason", snap.notReady())
-	ls.wait.Go(func() {
-		if err := snap.waitReady(l.server.accepting); err != nil {
-			return
-		}
-		l.mu.Lock()
-		superseded := l.warming != snap
-		if !superseded {
-			l.warming = nil
-		}
-		l.mu.Unlock()
-		if superseded {
-			return
-		}
-		if err := ls.swap(l, snap); err != nil {
-			ls.server.log.Error("warmed listener update is refused", "listener", l.name, "reason", err)
-		}
-	})
-}
-
 // swap makes snap current: new connections meet it, those of chains that it
 // does not have drain.
 func (ls *listeners) swap(l *liveListener, snap *snapshot) error {
@@ -201,10 +183,9 @@ func (ls *listeners) swap(l *liveListener, snap *snapshot) error {
 		l.snap.Store(snap)
 	}
 	l.mu.Lock()
-	if l.warming != snap {
-		l.warming = nil
-	}
+	superseded := l.supersede()
 	l.mu.Unlock()
+	superseded.close(snap)
 	ls.index.put(l)
 	ls.drain(&draining{listener: l.name, chains: old.gone(snap), since: time.Now()})
 	ls.server.log.Info("listener updated", "listener", l.name, "chains_draining", len(old.gone(snap)))
@@ -226,6 +207,10 @@ func (ls *listeners) remove(name string) {
 	ls.index.remove(l)
 	ls.server.stats.lm.removed.Inc()
 	snap := l.current()
+	l.mu.Lock()
+	warming := l.supersede()
+	l.mu.Unlock()
+	warming.close(snap)
 	ls.drain(&draining{listener: name, chains: snap.gone(nil), snap: snap, since: time.Now(), done: func() { ls.forget(l) }})
 	ls.server.log.Info("listener removed", "listener", name)
 }
@@ -403,12 +388,6 @@ func (ls *listeners) chainsDraining() (n int64) {
 		n += int64(len(d.chains))
 	}
 	return n
-}
-
-func (l *liveListener) warmingSnapshot() *snapshot {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.warming
 }
 
 // refusals are the last refused updates, by listener.

@@ -1,7 +1,11 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -71,4 +75,40 @@ func (d *discovery) secretDirs(text []byte, name string) []string {
 		out = append(out, filepath.Dir(file))
 	}
 	return out
+}
+
+// feedSecret follows a secret in a file: a DiscoveryResponse with secrets, one
+// of which has the handle's name.
+func (d *discovery) feedSecret(ctx context.Context, h *certs.Handle) {
+	source := h.Ref().Source
+	last := "nothing yet" // what the last look came to: other files move in the directory too
+	changed := func() {
+		secret, err := d.readSecret(source.Path, h.Ref().Name)
+		seen := fmt.Sprint(err)
+		if err == nil {
+			seen = secret.Version
+		}
+		if seen == last {
+			return
+		}
+		last = seen
+		h.Attempt()
+		unreadable := (*fs.PathError)(nil)
+		switch {
+		case errors.As(err, &unreadable):
+			h.Fail(err)
+		case err != nil:
+			d.server.log.Error("secret is refused, what was before goes on", "secret", h.Ref().Name, "reason", err)
+			h.Reject(err)
+		default:
+			h.Publish(secret)
+		}
+	}
+	dirs := certs.Dirs(source.Path, source.WatchedDirectory)
+	if text, err := os.ReadFile(source.Path); err == nil {
+		dirs = append(dirs, d.secretDirs(text, h.Ref().Name)...)
+	}
+	if err := certs.Watch(ctx, dirs, changed); err != nil {
+		h.Fail(err)
+	}
 }

@@ -45,7 +45,11 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	}
 	chain := snap.find(info)
 	for chain != nil && !chain.join() { // closed while we were looking: an update is in
-		snap = l.current()
+		next := l.current()
+		if next == snap {
+			return l, flow.End(flow.StageMatch, 0, errRemoved)
+		}
+		snap = next
 		chain = snap.find(info)
 	}
 	if chain == nil {
@@ -59,6 +63,9 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	if err := l.hold(chain, info); err != nil {
 		return l, err
 	}
+	if err := chain.awaitRoutes(); err != nil {
+		return l, err
+	}
 	side, err := chain.accept(c, info, l.stats)
 	if err != nil {
 		chain.filters.Refused(info)
@@ -69,6 +76,9 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream, Draining: chain.draining}
 	return l, chain.filters.Serve(live.ctx, conn)
 }
+
+// errRemoved is why a connection ends that its listener accepted last.
+var errRemoved = errors.New("the listener was removed")
 
 // handOff is the listener that a restored destination belongs to
 // (use_original_dst), or nil to go on here.

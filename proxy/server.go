@@ -23,6 +23,7 @@ import (
 	"outrider/proxy/flow"
 	"outrider/proxy/listener"
 	"outrider/proxy/stats"
+	"outrider/proxy/xds"
 )
 
 // Options are what the command line decides. The zero value is good for
@@ -70,6 +71,9 @@ type Options struct {
 	// Peers says which open connections end when their peer would not be let
 	// in any more.
 	Peers PeerOptions
+	// XDSCache is a directory in which the last good configuration of each
+	// control plane is kept; "" keeps none.
+	XDSCache string
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }
@@ -135,9 +139,15 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.serverFirst = newServerFirst(opts)
 	s.logs = accesslog.NewFiles(accesslog.FilesOptions{FlushInterval: opts.FlushInterval})
 	s.discovery = newDiscovery(s)
+	if opts.XDSCache != "" {
+		var err error
+		if s.discovery.streams.cache, err = xds.OpenCache(xds.CacheOptions{Dir: opts.XDSCache, Node: boot.Node.ID}); err != nil {
+			return nil, err
+		}
+	}
 	s.secrets = certs.NewStore(s.discovery.feeds())
 	s.secrets.SetStatic(boot.Secrets)
-	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter})
+	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter, Endpoints: s.discovery.askEndpoints})
 	s.listeners = newListeners(s)
 	s.peers = newPeers(opts.Peers, s.registry)
 	s.expired = newOwnExpired(s.log, s.registry)
@@ -184,17 +194,21 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// begin accepts connections as soon as the clusters are warm. Until then the
+// begin accepts connections as soon as the clusters are warm and the listeners
+// of a control plane have come, which are asked for only then. Until then the
 // sockets are open, so that callers wait in the queue and are not refused. With
 // Hold it accepts at once, and each connection waits for what it needs itself.
 func (s *Server) begin(ctx context.Context) {
 	if s.opts.Hold > 0 {
 		s.accept()
 	}
-	if s.clusters.WaitWarm(ctx) != nil {
+	if s.discovery.firstClusters(ctx) != nil || s.clusters.WaitWarm(ctx) != nil {
 		return
 	}
 	s.warm.Store(true)
+	if s.discovery.firstListeners(ctx) != nil {
+		return
+	}
 	s.accept()
 	s.stats.workersStarted.Set(1)
 	s.waitSecrets(ctx)
@@ -279,8 +293,9 @@ func flowAddr(addr net.Addr) flow.Addr {
 	return flow.Addr{Path: fmt.Sprint(addr)}
 }
 
-// filterDeps are what the network filters of a chain are made with.
-func (s *Server) filterDeps(*config.Listener) filter.Deps {
+// filterDeps are what the network filters of a chain are made with. Connection
+// managers get their routes from needs.routes.
+func (s *Server) filterDeps(*config.Listener, *needs) filter.Deps {
 	return filter.Deps{
 		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node,
 		AccessLogs: s.accessLog, Format: accesslog.Formatter,

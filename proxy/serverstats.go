@@ -91,6 +91,7 @@ func (s *Server) refreshStats() {
 	lm.Gauge("total_listeners_draining").Set(draining)
 	lm.Gauge("total_filter_chains_draining").Set(s.listeners.chainsDraining())
 	s.secretStats()
+	s.discovery.streams.showAge()
 }
 
 func boolGauge(b bool) int64 {

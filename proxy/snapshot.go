@@ -37,6 +37,7 @@ type liveChain struct {
 	cfg     *config.FilterChain
 	tls     *tlsmux.Server // nil: plaintext
 	filters *filter.Chain
+	needs   []need // routes that come by a stream
 
 	// ctx is the context of all the chain's connections; cut ends them.
 	ctx    context.Context //nolint:containedctx // shared by connections, made once
@@ -83,11 +84,12 @@ func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats,
 }
 
 func (s *Server) newChain(l *config.Listener, fc *config.FilterChain) (*liveChain, error) {
-	filters, err := filter.NewChain(fc.Filters, s.filterDeps(l))
+	needs := &needs{server: s, chain: fc}
+	filters, err := filter.NewChain(fc.Filters, s.filterDeps(l, needs))
 	if err != nil {
 		return nil, err
 	}
-	live := &liveChain{cfg: fc, filters: filters}
+	live := &liveChain{cfg: fc, filters: filters, needs: needs.all}
 	live.ctx, live.cut = context.WithCancelCause(s.serving)
 	live.draining, live.drain = context.WithCancel(live.ctx)
 	if fc.TLS != nil {
@@ -154,33 +156,36 @@ func (s *snapshot) gone(next *snapshot) []*liveChain {
 	return out
 }
 
-// waitReady waits until every secret of the listener is there for the first
-// time, or is not waited for any more (initial_fetch_timeout).
+// waitReady waits until every secret and every route configuration of the
+// listener is there, however long that takes: what would be replaced works. If
+// ctx ends it returns what is missing.
 func (s *snapshot) waitReady(ctx context.Context) error {
 	for _, fc := range s.configured() {
 		ch := s.chains[fc]
-		if ch.tls == nil {
-			continue
-		}
-		for _, h := range ch.tls.Secrets() {
-			select {
-			case <-h.Initial():
-			case <-ctx.Done():
-				return ctx.Err()
+		if ch.tls != nil {
+			if err := waitSecrets(ctx, ch.tls.Secrets()); err != nil {
+				return err
 			}
+		}
+		if err := ch.waitRoutes(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // notReady is why the listener cannot serve all of its chains yet: the first
-// secret that has not come; nil if all are there.
+// secret or route configuration that has not come; nil if all are there.
 func (s *snapshot) notReady() error {
 	for _, fc := range s.configured() {
-		if ch := s.chains[fc]; ch.tls != nil {
+		ch := s.chains[fc]
+		if ch.tls != nil {
 			if err := ch.tls.Ready(); err != nil {
 				return fmt.Errorf("filter chain %q: %w", fc.Name, err)
 			}
+		}
+		if err := ch.missingRoutes(); err != nil {
+			return fmt.Errorf("filter chain %q: %w", fc.Name, err)
 		}
 	}
 	return nil

@@ -37,6 +37,7 @@ type runFlags struct {
 	adminAddressPath                   string
 	cpusetThreads, useDynamicBaseID    bool
 	logFormatEscaped, fineGrainLogging bool
+	xdsCache                           string
 	lifecycle                          lifecycleFlags
 }
 
@@ -78,6 +79,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	fs.BoolVar(&f.disableHotRestart, "disable-hot-restart", false, "accepted; there is no hot restart")
 	fs.BoolVar(&f.cpusetThreads, "cpuset-threads", false, "accepted; the cpuset always counts")
 	fs.BoolVar(&f.skipDeprec, "skip-deprecated-logs", false, "accepted")
+	fs.StringVar(&f.xdsCache, "xds-cache", "", "directory that keeps the last good configuration of the control plane, for a start without it")
 	f.lifecycle.register(c)
 }
 
@@ -161,6 +163,7 @@ func (f *runFlags) serverOptions(log *slog.Logger, level *slog.LevelVar) proxy.O
 		Concurrency:   int(f.concurrency), Version: version(),
 		AdminAddressPath: f.adminAddressPath,
 		CommandLine:      f.commandLine(),
+		XDSCache:         f.xdsCache,
 	}
 	f.lifecycle.apply(&o)
 	return o

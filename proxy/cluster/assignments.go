@@ -36,10 +36,9 @@ func (s *Set) firstAssignment(c *Cluster) {
 }
 
 // DropAssignment forgets the endpoints of a service that nobody asks for any
-// more. Clusters that have them keep them.
+// more. Clusters that have them keep them. It may be called from within
+// SetAssignment, by Options.Endpoints' stop.
 func (s *Set) DropAssignment(serviceName string) {
-	s.assigning.Lock()
-	defer s.assigning.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.assignments, serviceName)

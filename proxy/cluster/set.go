@@ -272,6 +272,18 @@ func (s *Set) unchanged(cfg *config.Cluster) bool {
 	return c != nil && c.cfg.Digest == cfg.Digest
 }
 
+// SetDynamic says that the cluster of that name came by CDS (added_via_api), be
+// it in use or warming.
+func (s *Set) SetDynamic(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range []*Cluster{s.Get(name), s.warming[name]} {
+		if c != nil {
+			c.SetDynamic()
+		}
+	}
+}
+
 // adopt makes c one of the set's. It needs mu.
 func (s *Set) adopt(c *Cluster) {
 	c.onWarm = s.promote

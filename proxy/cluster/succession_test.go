@@ -130,3 +130,19 @@ func TestEndpointsAreAskedForWhileAClusterWantsThem(t *testing.T) {
 		}
 	})
 }
+
+func TestAServiceMayBeDroppedByTheAssignmentThatReplacesIt(t *testing.T) {
+	var s *Set
+	ask := func(e *config.EDS) func() { return func() { s.DropAssignment(e.ServiceName) } }
+	s = setOf(t, Options{Endpoints: ask}, edsCluster(0))
+	s.SetAssignment("svc", endpoints("10.0.0.1:80"))
+	next := edsCluster(0)
+	next.Digest, next.EDS = "2", &config.EDS{ServiceName: "other", Source: next.EDS.Source}
+	if err := s.Update(next); err != nil {
+		t.Fatal(err)
+	}
+	s.SetAssignment("other", endpoints("10.0.0.2:80")) // the old one is retired in here
+	if s.Get("a").cfg != next {
+		t.Error("the update is not in use")
+	}
+}

@@ -27,6 +27,9 @@ type Bootstrap struct {
 	Secrets   []*certs.Secret
 	// LDS and CDS are dynamic_resources; nil if not dynamic.
 	LDS, CDS *certs.Source
+	// ADS is dynamic_resources.ads_config, for which Source.ADS stands; nil if
+	// there is none.
+	ADS *certs.Source
 	// Runtime is layered_runtime's layers, in order, flattened to
 	// "a.b.c" -> value; later layers win.
 	Runtime []RuntimeLayer

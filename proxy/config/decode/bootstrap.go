@@ -109,26 +109,18 @@ func (d *decoder) admin(a *bootstrapv3.Admin, place at) *config.Admin {
 	return out
 }
 
-// dynamic decodes where listeners and clusters come from. Sources over gRPC
-// are understood and not implemented yet: this is the one place that says so.
+// dynamic decodes where listeners and clusters come from.
 func (d *decoder) dynamic(r *bootstrapv3.Bootstrap_DynamicResources, out *config.Bootstrap, place at) {
 	if r.GetLdsConfig() != nil {
 		out.LDS = d.source(r.GetLdsConfig(), place.in("lds_config"))
-		refuseGRPC(out.LDS, place.in("lds_config"))
 	}
 	if r.GetCdsConfig() != nil {
 		out.CDS = d.source(r.GetCdsConfig(), place.in("cds_config"))
-		refuseGRPC(out.CDS, place.in("cds_config"))
 	}
 	if r.GetAdsConfig() != nil {
-		d.grpcSource(r.GetAdsConfig(), &certs.Source{}, place.in("ads_config"))
-		place.in("ads_config").bad("is not supported yet by outrider: use path_config_source")
-	}
-}
-
-func refuseGRPC(s *certs.Source, place at) {
-	if s.ADS || s.Cluster != "" {
-		place.bad("over gRPC is not supported yet by outrider: use path_config_source")
+		d.sourced = true
+		out.ADS = &certs.Source{}
+		d.grpcSource(r.GetAdsConfig(), out.ADS, place.in("ads_config"))
 	}
 }
 

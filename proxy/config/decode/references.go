@@ -12,6 +12,8 @@ const (
 	toServingCluster
 	// toSecret is a static secret.
 	toSecret
+	// toADS is the aggregated stream.
+	toADS
 )
 
 // reference is a name that must exist elsewhere.
@@ -43,6 +45,8 @@ func (d *decoder) checkReferences(static *config.Bootstrap) {
 		switch {
 		case r.kind == toSecret && !secrets[r.name]:
 			r.place.bad("%q is not among static_resources.secrets, and there is no sds_config", r.name)
+		case r.kind == toADS && static.ADS == nil:
+			r.place.bad("there is no dynamic_resources.ads_config")
 		case r.kind == toServingCluster && !clusters[r.name]:
 			r.place.bad("unknown cluster %q: it must be in static_resources.clusters", r.name)
 		case r.kind == toCluster && closed && !clusters[r.name]:

@@ -33,6 +33,7 @@ func (d *decoder) source(s *corev3.ConfigSource, place at) *certs.Source {
 		d.grpcSource(v.ApiConfigSource, out, place.in("api_config_source"))
 	case *corev3.ConfigSource_Ads:
 		out.ADS = true
+		d.refer(toADS, "ads", place.in("ads"))
 	}
 	return out
 }
