@@ -54,9 +54,55 @@ func (c *conn) endBlock(start int, id uint32, end bool) {
 	}
 }
 
-// put encodes one field.
+// put encodes one field of a block that is begun.
 func (c *conn) put(name, value string) {
-	c.enc.WriteField(hpack.HeaderField{Name: name, Value: value}) //nolint:errcheck // encoded does not fail
+	if c.encodeFirst || !changing(name, value) {
+		c.encodeFirst = false
+		c.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: name == "authorization"}) //nolint:errcheck // encoded does not fail
+		return
+	}
+	b := c.out
+	if name == ":path" {
+		b.b = append(b.b, staticPath)
+	} else {
+		b.b = append(b.b, 0)
+		b.b = appendString(b.b, name)
+	}
+	b.b = appendString(b.b, value)
+}
+
+// staticPath is the index of :path in HPACK's static table, as a literal
+// without indexing.
+const staticPath = 4
+
+// changing reports whether a field is likely to have another value in the next
+// message: to keep it in the table costs more than it saves. nghttp2, which
+// Envoy uses, has a list of such names as well.
+func changing(name, value string) bool {
+	switch name {
+	case "x-request-id", "traceparent", "tracestate", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid",
+		"content-length", "etag", "last-modified", "if-none-match", "if-modified-since", "location",
+		"cookie", "set-cookie", "grpc-timeout", "age":
+		return true
+	case ":path":
+		return len(value) > 128 || strings.IndexByte(value, '?') >= 0
+	}
+	return len(name)+len(value) > 1024
+}
+
+// appendString appends a string without Huffman coding (RFC 7541, section 5.2).
+func appendString(b []byte, s string) []byte {
+	n := len(s)
+	if n < 127 {
+		b = append(b, byte(n))
+	} else {
+		b = append(b, 127)
+		for n -= 127; n >= 128; n >>= 7 {
+			b = append(b, byte(0x80|n&0x7f))
+		}
+		b = append(b, byte(n))
+	}
+	return append(b, s...)
 }
 
 // encodeHead writes a head; mu is held.
