@@ -1,0 +1,136 @@
+package h1
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// readSize holds four records of TLS.
+const readSize = 64 << 10
+
+//nolint:gochecknoglobals // a pool has no state of its own
+var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+// input is what was read and not taken yet. It has a buffer only while there is
+// something in it.
+type input struct {
+	pooled     *[readSize]byte
+	buf        []byte // pooled, or one of its own for a head that is larger
+	start, end int
+	bytes      uint64
+	last       atomic.Int64 // when bytes last came, in nanoseconds of Unix time; 0 is never
+}
+
+func (in *input) len() int { return in.end - in.start }
+
+// data is what is there. It is good until the next fill.
+func (in *input) data() []byte { return in.buf[in.start:in.end] }
+
+// drop gives the buffer back, with what is in it.
+func (in *input) drop() {
+	if in.pooled != nil {
+		readBuffers.Put(in.pooled)
+	}
+	in.pooled, in.buf, in.start, in.end = nil, nil, 0, 0
+}
+
+// lastRead is when bytes last came; zero if none did.
+func (in *input) lastRead() time.Time {
+	if n := in.last.Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
+}
+
+// room makes room behind what is there.
+func (in *input) room() {
+	switch {
+	case in.buf == nil:
+		in.pooled = readBuffers.Get().(*[readSize]byte)
+		in.buf = in.pooled[:]
+	case in.start > 0 && in.end == len(in.buf):
+		in.end = copy(in.buf, in.data())
+		in.start = 0
+	case in.end == len(in.buf):
+		larger := make([]byte, 2*len(in.buf))
+		n := copy(larger, in.data())
+		in.drop()
+		in.buf, in.end = larger, n
+	}
+}
+
+// fill reads at least one byte. It blocks holding no buffer if there is nothing
+// in it.
+func (c *conn) fill() error {
+	in := &c.in
+	if in.len() == 0 {
+		in.drop()
+		if err := c.nc.WaitReadable(); err != nil {
+			return c.readFailure(err)
+		}
+	}
+	in.room()
+	n, err := c.nc.Read(in.buf[in.end:])
+	if n > 0 {
+		in.end += n
+		in.bytes += uint64(n)
+		in.last.Store(time.Now().UnixNano())
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	if in.len() == 0 {
+		in.drop()
+	}
+	return c.readFailure(err)
+}
+
+// readFailure is why the connection ends: what stopped it, if that was us.
+func (c *conn) readFailure(err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.stop != nil:
+		return c.stop
+	case c.writeErr != nil:
+		return c.writeErr
+	}
+	return err
+}
+
+// readBlock takes a head or trailers; first is called with the first line. It
+// returns how many bytes the block has, which are at the beginning of the data.
+func (c *conn) readBlock(b *block, first func(line []byte) *mistake) error {
+	for {
+		at, m := b.feed(c.in.data())
+		if m != nil {
+			return m
+		}
+		switch at {
+		case complete:
+			return nil
+		case blankLine:
+			c.in.start += b.at
+			b.at, b.seen = 0, 0
+		case firstLine:
+			if m := first(c.in.data()[:b.first]); m != nil {
+				return m
+			}
+		case needMore:
+			if err := c.fill(); err != nil {
+				if err == io.EOF && c.in.len() > 0 {
+					err = io.ErrUnexpectedEOF
+				}
+				return err
+			}
+		}
+	}
+}
