@@ -14,12 +14,13 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"outrider/certs"
 	"outrider/proxy/config"
 )
 
 // pushes are what an istiod of Istio 1.30 sent to two workloads, with and
 // without authorization policies, in both protocols: testdata/istiod.
-func pushes(t *testing.T) map[string][]*anypb.Any {
+func pushes(t testing.TB) map[string][]*anypb.Any {
 	t.Helper()
 	files, err := filepath.Glob("testdata/istiod/*.pb")
 	if err != nil || len(files) != 32 {
@@ -52,7 +53,7 @@ func pushes(t *testing.T) map[string][]*anypb.Any {
 }
 
 // decodeAny decodes one resource of any of the four kinds.
-func decodeAny(t *testing.T, a *anypb.Any, opts Options) (any, error) {
+func decodeAny(t testing.TB, a *anypb.Any, opts Options) (any, error) {
 	t.Helper()
 	m, err := a.UnmarshalNew()
 	if err != nil {
@@ -73,7 +74,7 @@ func decodeAny(t *testing.T, a *anypb.Any, opts Options) (any, error) {
 }
 
 func TestWhatIstiodPushesIsTaken(t *testing.T) {
-	static := &config.Bootstrap{Clusters: []*config.Cluster{{Name: "sds-grpc"}, {Name: "xds-grpc"}}}
+	static := &config.Bootstrap{Clusters: []*config.Cluster{{Name: "sds-grpc"}, {Name: "xds-grpc"}}, ADS: &certs.Source{Cluster: "xds-grpc"}}
 	for name, resources := range pushes(t) {
 		if len(resources) == 0 {
 			t.Errorf("%s is empty", name)
