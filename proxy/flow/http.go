@@ -13,6 +13,9 @@ import (
 //
 // It belongs to whoever holds the request's lock until End.
 type HTTP struct {
+	// Connection is the Info of the connection that the request came on, of
+	// which only what is known when it begins may be read.
+	Connection *Info
 	// Protocol is of the downstream connection; Upstream of the one that the
 	// last attempt went to, 0 if it got none.
 	Protocol, Upstream codec.Protocol
@@ -78,6 +81,7 @@ func (i *Info) NewRequest(start time.Time) *Info {
 	for k, v := range i.FilterState {
 		out.SetState(k, v)
 	}
+	r.http.Connection = i
 	out.HTTP = &r.http
 	return out
 }
