@@ -17,6 +17,9 @@ type pipe struct {
 	closed   bool
 	deadline bool
 	limit    int
+
+	writeDeadline     bool
+	timer, writeTimer *time.Timer
 }
 
 func newPipe() *pipe {
@@ -51,8 +54,11 @@ func (p *pipe) read(b []byte) (int, error) {
 func (p *pipe) write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.b) > p.limit && !p.closed {
+	for len(p.b)-p.start > p.limit && !p.closed && !p.writeDeadline {
 		p.cond.Wait()
+	}
+	if p.writeDeadline {
+		return 0, os.ErrDeadlineExceeded
 	}
 	if p.closed {
 		return 0, io.ErrClosedPipe
@@ -69,27 +75,65 @@ func (p *pipe) close() {
 	p.cond.Broadcast()
 }
 
-// memoryConn is a connection in memory. Its deadlines know only the past and
-// the future; it is a relay.Conn.
+// memoryConn is a connection in memory, and a relay.Conn.
 type memoryConn struct{ in, out *pipe }
 
 func (c *memoryConn) Read(b []byte) (int, error)  { return c.in.read(b) }
 func (c *memoryConn) Write(b []byte) (int, error) { return c.out.write(b) }
 func (c *memoryConn) WaitReadable() error         { _, err := c.in.read(nil); return err }
-func (c *memoryConn) Close() error                { c.in.close(); c.out.close(); return nil }
-func (c *memoryConn) CloseWrite() error           { c.out.close(); return nil }
-func (c *memoryConn) LocalAddr() net.Addr         { return &net.TCPAddr{} }
-func (c *memoryConn) RemoteAddr() net.Addr        { return &net.TCPAddr{} }
+func (c *memoryConn) Close() error {
+	c.SetReadDeadline(time.Time{})
+	c.SetWriteDeadline(time.Time{})
+	c.in.close()
+	c.out.close()
+	return nil
+}
+func (c *memoryConn) CloseWrite() error    { c.out.close(); return nil }
+func (c *memoryConn) LocalAddr() net.Addr  { return &net.TCPAddr{} }
+func (c *memoryConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
 func (c *memoryConn) SetDeadline(t time.Time) error {
 	return c.SetReadDeadline(t)
 }
 
 func (c *memoryConn) SetReadDeadline(t time.Time) error {
-	c.in.mu.Lock()
-	c.in.deadline = !t.IsZero() && t.Before(time.Now())
-	c.in.mu.Unlock()
-	c.in.cond.Broadcast()
+	c.in.setDeadline(t)
 	return nil
 }
 
-func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *memoryConn) SetWriteDeadline(t time.Time) error {
+	c.out.setWriteDeadline(t)
+	return nil
+}
+
+func (p *pipe) setDeadline(t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.deadline = !t.IsZero() && !t.After(time.Now())
+	if !t.IsZero() && !p.deadline {
+		p.timer = time.AfterFunc(time.Until(t), func() { p.passed(&p.deadline) })
+	}
+	p.cond.Broadcast()
+}
+
+func (p *pipe) setWriteDeadline(t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.writeTimer != nil {
+		p.writeTimer.Stop()
+	}
+	p.writeDeadline = !t.IsZero() && !t.After(time.Now())
+	if !t.IsZero() && !p.writeDeadline {
+		p.writeTimer = time.AfterFunc(time.Until(t), func() { p.passed(&p.writeDeadline) })
+	}
+	p.cond.Broadcast()
+}
+
+func (p *pipe) passed(which *bool) {
+	p.mu.Lock()
+	*which = true
+	p.mu.Unlock()
+	p.cond.Broadcast()
+}

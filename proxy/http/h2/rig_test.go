@@ -1,9 +1,6 @@
 package h2
 
 import (
-	"errors"
-	"io"
-	"log/slog"
 	"net"
 	"sync"
 	"testing"
@@ -149,9 +146,3 @@ func startBridge(t testing.TB, down, up net.Conn, o Options) (ends func() (serve
 		return s, c
 	}, srv, cl
 }
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-var errTest = errors.New("test")
-
-var _ = io.EOF
