@@ -62,6 +62,7 @@ func knownDifferences(file string) map[string]string {
 			out[name] = s.refused
 		}
 	}
+	out["UPSTREAM_CONNECTION_ID"] = "only the upstream connections of requests have numbers"
 	out["CEL(connection.id)"] = "there is no CEL"
 	out["METADATA(LISTENER:a)"] = "metadata of a LISTENER is not kept"
 	if !strings.Contains(file, "json") {

@@ -1,4 +1,4 @@
-// Package accesslog writes one line for each connection, in Envoy's formats:
+// Package accesslog writes one line for each connection or request, in Envoy's formats:
 // text or JSON, with Envoy's operators.
 //
 // What an operator cannot know here, though Envoy could, is refused when the

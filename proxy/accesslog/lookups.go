@@ -209,12 +209,17 @@ func strictJSON(text []byte, into any) error {
 	return dec.Decode(into)
 }
 
-// streamID is a UUID that is the same in all lines of a connection. Envoy draws
-// one at random; this is made of what tells connections apart.
+// streamID is a UUID that is the same in all lines of a connection, and of a
+// request its x-request-id. Envoy draws the UUID at random; this is made of what
+// tells connections apart.
 func streamID() operator {
 	hostname, _ := os.Hostname()
 	seed := hostname + "/" + strconv.Itoa(os.Getpid())
 	return operator{text: func(b []byte, e *entry) ([]byte, bool) {
+		if e.info.HTTP != nil {
+			id := requestID(e.info.HTTP)
+			return append(b, id...), id != ""
+		}
 		var room [96]byte
 		in := append(room[:0], seed...)
 		in = strconv.AppendUint(append(in, '/'), e.info.ID, 10)
@@ -222,6 +227,14 @@ func streamID() operator {
 		sum := sha256.Sum256(in)
 		return appendUUIDOf(b, [16]byte(sum[:16])), true
 	}}
+}
+
+// requestID is the request's x-request-id, "" if it has none.
+func requestID(h *flow.HTTP) string {
+	if h.RequestID != "" || h.Request == nil {
+		return h.RequestID
+	}
+	return h.Request.Value("x-request-id")
 }
 
 // appendUUIDOf prints 16 bytes as a UUID (RFC 9562, version 4).

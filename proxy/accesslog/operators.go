@@ -74,30 +74,6 @@ func none() operator {
 	return operator{text: func(b []byte, _ *entry) ([]byte, bool) { return b, false }}
 }
 
-func addCounts(all map[string]spec) {
-	count := func(f func(*flow.Info) uint64) spec {
-		return plain(number(func(e *entry) (uint64, bool) { return f(e.info), true }))
-	}
-	received := count(func(i *flow.Info) uint64 { return i.Received.Load() })
-	sent := count(func(i *flow.Info) uint64 { return i.Sent.Load() })
-	all["BYTES_RECEIVED"], all["DOWNSTREAM_WIRE_BYTES_RECEIVED"] = received, received
-	all["BYTES_SENT"], all["DOWNSTREAM_WIRE_BYTES_SENT"] = sent, sent
-	all["UPSTREAM_WIRE_BYTES_RECEIVED"] = count(func(i *flow.Info) uint64 { return i.UpstreamReceived.Load() })
-	all["UPSTREAM_WIRE_BYTES_SENT"] = count(func(i *flow.Info) uint64 { return i.UpstreamSent.Load() })
-	all["CONNECTION_ID"] = count(func(i *flow.Info) uint64 { return i.ID })
-	all["UPSTREAM_REQUEST_ATTEMPT_COUNT"] = count(func(i *flow.Info) uint64 { return uint64(max(i.UpstreamAttempts, 0)) })
-	for _, zero := range []string{ // of HTTP, and of QUIC
-		"RESPONSE_CODE", "REQUEST_HEADERS_BYTES", "RESPONSE_HEADERS_BYTES", "RESPONSE_TRAILERS_BYTES",
-		"BYTES_RETRANSMITTED", "PACKETS_RETRANSMITTED",
-		"UPSTREAM_HEADER_BYTES_RECEIVED", "UPSTREAM_HEADER_BYTES_SENT",
-		"DOWNSTREAM_HEADER_BYTES_RECEIVED", "DOWNSTREAM_HEADER_BYTES_SENT",
-		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-	} {
-		all[zero] = count(func(*flow.Info) uint64 { return 0 })
-	}
-}
-
 func addNames(all map[string]spec) {
 	for name, f := range map[string]func(*flow.Info) string{
 		"RESPONSE_FLAGS":                 func(i *flow.Info) string { return orDash(i.Flags.String()) },
@@ -116,7 +92,7 @@ func addNames(all map[string]spec) {
 		"UPSTREAM_TRANSPORT_FAILURE_REASON":   func(i *flow.Info) string { return oneWord(i.UpstreamFailure) },
 		"DOWNSTREAM_TRANSPORT_FAILURE_REASON": func(i *flow.Info) string { return oneWord(i.DownstreamFailure) },
 		"REQUESTED_SERVER_NAME":               func(i *flow.Info) string { return safeHost(i.SNI) },
-		"ROUTE_NAME":                          func(i *flow.Info) string { return i.Route },
+		"ROUTE_NAME":                          routeName,
 		"FILTER_CHAIN_NAME":                   func(i *flow.Info) string { return i.FilterChain },
 	} {
 		all[name] = plain(text(f))
@@ -130,7 +106,7 @@ func addNames(all map[string]spec) {
 		return append(b, e.event...), e.event != ""
 	}})
 	all["UNIQUE_ID"] = plain(operator{text: func(b []byte, _ *entry) ([]byte, bool) { return appendUUID(b), true }})
-	all["CUSTOM_FLAGS"], all["LOCAL_REPLY_BODY"] = plain(constant("")), plain(constant(""))
+	all["CUSTOM_FLAGS"] = plain(constant(""))
 }
 
 // orDash is of values that Envoy has as "-" where JSON has null for others.
@@ -139,6 +115,14 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
+}
+
+// routeName is of the request's route, or of tcp_proxy's.
+func routeName(i *flow.Info) string {
+	if i.HTTP != nil {
+		return i.HTTP.RouteName
+	}
+	return i.Route
 }
 
 func clusterName(i *flow.Info) string {
@@ -214,8 +198,7 @@ func (e *entry) ended() time.Time {
 // say that there is nothing.
 func addRefused(all map[string]spec) {
 	for name, why := range map[string]string{
-		"UPSTREAM_CONNECTION_ID":                     "outrider does not number upstream connections",
-		"UPSTREAM_CONNECTION_IDS_ATTEMPTED":          "outrider does not number upstream connections",
+		"UPSTREAM_CONNECTION_IDS_ATTEMPTED":          "only the last attempt is kept",
 		"UPSTREAM_HOSTS_ATTEMPTED":                   "only the last attempt is kept",
 		"UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT":      "only the last attempt is kept",
 		"UPSTREAM_HOST_NAMES_ATTEMPTED":              "only the last attempt is kept",

@@ -17,13 +17,42 @@ func addTimes(all map[string]spec) {
 	all["EMIT_TIME"], all["EMIT_TIME_LOCAL"] = moment(emit, time.UTC), moment(emit, time.Local)
 	all["COMMON_DURATION"] = spec{argument: needsArgument, make: commonDuration}
 	all["DURATION"] = milliseconds(start, (*entry).ended)
+	for name, to := range map[string]func(*flow.HTTP) time.Time{
+		"REQUEST_DURATION":    func(h *flow.HTTP) time.Time { return h.LastDownstreamRx },
+		"REQUEST_TX_DURATION": func(h *flow.HTTP) time.Time { return h.LastUpstreamTx },
+		"RESPONSE_DURATION":   firstUpstreamRx,
+	} {
+		all[name] = milliseconds(start, ofRequestTime(to))
+	}
+	all["RESPONSE_TX_DURATION"] = milliseconds(ofRequestTime(firstUpstreamRx),
+		ofRequestTime(func(h *flow.HTTP) time.Time { return h.LastDownstreamTx }))
 	all["DOWNSTREAM_HANDSHAKE_DURATION"] = milliseconds(start, func(e *entry) time.Time { return e.info.HandshakeDone })
-	all["UPSTREAM_CONNECTION_POOL_READY_DURATION"] = milliseconds(dialed, func(e *entry) time.Time { return e.info.UpstreamConnected })
+	all["UPSTREAM_CONNECTION_POOL_READY_DURATION"] = milliseconds(dialed, poolReady)
+}
+
+func firstUpstreamRx(h *flow.HTTP) time.Time { return h.FirstUpstreamRx }
+
+// ofRequestTime is f of requests; connections have no such time.
+func ofRequestTime(f func(*flow.HTTP) time.Time) func(*entry) time.Time {
+	return func(e *entry) time.Time {
+		if e.info.HTTP == nil {
+			return time.Time{}
+		}
+		return f(e.info.HTTP)
+	}
+}
+
+// poolReady is when there was a connection to the upstream.
+func poolReady(e *entry) time.Time {
+	if e.info.HTTP != nil {
+		return e.info.HTTP.PoolReady
+	}
+	return e.info.UpstreamConnected
 }
 
 // dialed is when the upstream connection was asked for.
 func dialed(e *entry) time.Time {
-	if e.info.UpstreamDial.IsZero() {
+	if e.info.HTTP != nil || e.info.UpstreamDial.IsZero() {
 		return e.info.Start
 	}
 	return e.info.UpstreamDial
@@ -43,7 +72,7 @@ func between(a, b time.Time, unit time.Duration) (uint64, bool) {
 }
 
 // commonDuration takes START:END or START:END:UNIT. Any point is allowed, as in
-// Envoy; a TCP connection has four.
+// Envoy; a TCP connection has four, a request all.
 func commonDuration(argument string) (operator, error) {
 	parts := strings.Split(argument, ":")
 	if len(parts) < 2 || len(parts) > 3 {
@@ -77,7 +106,34 @@ func point(name string) func(*flow.Info) time.Time {
 			return i.UpstreamConnected
 		}
 	}
-	return func(*flow.Info) time.Time { return time.Time{} }
+	get := requestPoint(name)
+	return func(i *flow.Info) time.Time {
+		if i.HTTP == nil {
+			return time.Time{}
+		}
+		return get(i.HTTP)
+	}
+}
+
+// requestPoint is of the times that only requests have.
+func requestPoint(name string) func(*flow.HTTP) time.Time {
+	switch name {
+	case "DS_RX_END":
+		return func(h *flow.HTTP) time.Time { return h.LastDownstreamRx }
+	case "US_TX_BEG":
+		return func(h *flow.HTTP) time.Time { return h.FirstUpstreamTx }
+	case "US_TX_END":
+		return func(h *flow.HTTP) time.Time { return h.LastUpstreamTx }
+	case "US_RX_BEG":
+		return firstUpstreamRx
+	case "US_RX_END":
+		return func(h *flow.HTTP) time.Time { return h.LastUpstreamRx }
+	case "DS_TX_BEG":
+		return func(h *flow.HTTP) time.Time { return h.FirstDownstreamTx }
+	case "DS_TX_END":
+		return func(h *flow.HTTP) time.Time { return h.LastDownstreamTx }
+	}
+	return func(*flow.HTTP) time.Time { return time.Time{} }
 }
 
 // moment is an operator of a time, with a format or none.

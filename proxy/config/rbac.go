@@ -145,7 +145,18 @@ type AccessLogFilter struct {
 	Op           string         // EQ, GE, LE, NE
 	Value        uint32
 	RuntimePPM   *uint32  // runtime_filter's percent_sampled, per million
+	RuntimeUnit  uint32   // 1 of the percentage in a million: 10000, 100 or 1
+	Independent  bool     // use_independent_randomness: not by the request's ID
 	NotHealth    bool     // not_health_check_filter: always true for TCP
 	LogTypes     []string // log_type_filter
 	ExcludeTypes bool
+	Header       *HeaderMatcher    // header_filter, of the request
+	GRPC         *GRPCStatusFilter // grpc_status_filter
+}
+
+// GRPCStatusFilter is GrpcStatusFilter: the gRPC status is one of these, or, if
+// Exclude, none of them.
+type GRPCStatusFilter struct {
+	Statuses []uint32
+	Exclude  bool
 }

@@ -26,6 +26,8 @@ type HTTP struct {
 	OriginalPath                        string
 	RequestTrailers, ResponseTrailers   message.Fields
 	RequestHeadBytes, ResponseHeadBytes int
+	// UpstreamHeadSent and UpstreamHeadReceived are of the last attempt's heads.
+	UpstreamHeadSent, UpstreamHeadReceived int
 	// Status is the response code, 0 if none was sent; Details are
 	// RESPONSE_CODE_DETAILS.
 	Status  int

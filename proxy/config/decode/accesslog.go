@@ -93,7 +93,16 @@ func (d *decoder) logFilter(f *accesslogv3.AccessLogFilter, place at) *config.Ac
 	case *accesslogv3.AccessLogFilter_RuntimeFilter:
 		share := ppm(v.RuntimeFilter.GetPercentSampled())
 		share = d.runtimeShare(v.RuntimeFilter.GetRuntimeKey(), v.RuntimeFilter.GetPercentSampled(), share)
-		out.RuntimePPM = &share
+		out.RuntimePPM, out.RuntimeUnit = &share, perUnit(v.RuntimeFilter.GetPercentSampled())
+		out.Independent = v.RuntimeFilter.GetUseIndependentRandomness()
+	case *accesslogv3.AccessLogFilter_HeaderFilter:
+		matcher := d.headerMatcher(v.HeaderFilter.GetHeader(), place.in("header_filter").in("header"))
+		out.Header = &matcher
+	case *accesslogv3.AccessLogFilter_GrpcStatusFilter:
+		out.GRPC = &config.GRPCStatusFilter{Exclude: v.GrpcStatusFilter.GetExclude()}
+		for _, s := range v.GrpcStatusFilter.GetStatuses() {
+			out.GRPC.Statuses = append(out.GRPC.Statuses, uint32(s))
+		}
 	case *accesslogv3.AccessLogFilter_AndFilter:
 		for i, one := range v.AndFilter.GetFilters() {
 			out.And = append(out.And, d.logFilter(one, place.in("and_filter").item("filters", i)))

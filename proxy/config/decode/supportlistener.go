@@ -70,16 +70,18 @@ var listenerSupport = map[protoreflect.FullName]fields{
 
 	"envoy.config.accesslog.v3.AccessLog": {works: "name filter typed_config"},
 	"envoy.config.accesslog.v3.AccessLogFilter": {
-		works: "status_code_filter duration_filter not_health_check_filter runtime_filter and_filter or_filter response_flag_filter log_type_filter",
+		works: "status_code_filter duration_filter not_health_check_filter runtime_filter and_filter or_filter " +
+			"response_flag_filter log_type_filter header_filter grpc_status_filter",
 	},
 	"envoy.config.accesslog.v3.StatusCodeFilter":     {works: "comparison"},
 	"envoy.config.accesslog.v3.DurationFilter":       {works: "comparison"},
 	"envoy.config.accesslog.v3.ComparisonFilter":     {works: "op value"},
 	"envoy.config.accesslog.v3.NotHealthCheckFilter": {},
 	"envoy.config.accesslog.v3.RuntimeFilter": {
-		works:   "runtime_key percent_sampled",
-		ignored: map[string]string{"use_independent_randomness": "a TCP connection has no request ID to be sampled by: the choice is always independent"},
+		works: "runtime_key percent_sampled use_independent_randomness",
 	},
+	"envoy.config.accesslog.v3.HeaderFilter":       {works: "header"},
+	"envoy.config.accesslog.v3.GrpcStatusFilter":   {works: "statuses exclude"},
 	"envoy.config.accesslog.v3.AndFilter":          {works: "filters"},
 	"envoy.config.accesslog.v3.OrFilter":           {works: "filters"},
 	"envoy.config.accesslog.v3.ResponseFlagFilter": {works: "flags"},
