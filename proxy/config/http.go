@@ -226,6 +226,7 @@ type VirtualHost struct {
 	TimeoutHeader   bool // include_is_timeout_retry_header
 	BufferLimit     *uint32
 	VirtualClusters []VirtualCluster
+	RateLimits      []RateLimit
 }
 
 // VirtualCluster is a group of requests that has stats of its own.
@@ -341,6 +342,9 @@ type RouteAction struct {
 	Upgrades         []UpgradeConfig
 	CORS             *CORSPolicy
 	EarlyData        bool
+	RateLimits       []RateLimit
+	// IncludeHostRates is include_vh_rate_limits.
+	IncludeHostRates bool
 }
 
 // MaxStreamDuration is RouteAction.MaxStreamDuration.

@@ -112,9 +112,28 @@ type LocalRateLimit struct {
 	PerConnection         bool // local_rate_limit_per_downstream_connection
 	XRateLimitHeaders     bool // enable_x_ratelimit_headers DRAFT_VERSION_03
 	GRPCResourceExhausted bool // rate_limited_as_resource_exhausted
+	RetryAfter            bool // enable_retry_after_header
 	Descriptors           []RateDescriptor
-	Stage                 uint32
+	// MaxDynamic is max_dynamic_descriptors; default 20.
+	MaxDynamic uint32
+	// SkipDefault is always_consume_default_token_bucket false.
+	SkipDefault bool
+	// RateLimits make the descriptors of requests; nil: those of the route and
+	// the virtual host do, by Stage and VirtualHosts.
+	RateLimits   []RateLimit
+	Stage        uint32
+	VirtualHosts VirtualHostRates
 }
+
+// VirtualHostRates is VhRateLimitsOptions: whether a virtual host's rate limits
+// count beside those of the route.
+type VirtualHostRates int
+
+const (
+	RatesOverride VirtualHostRates = iota // if the route has none
+	RatesInclude
+	RatesIgnore
+)
 
 // TokenBucket is envoy.type.v3.TokenBucket.
 type TokenBucket struct {
@@ -122,10 +141,52 @@ type TokenBucket struct {
 	Interval     time.Duration
 }
 
-// RateDescriptor is LocalRateLimitDescriptor.
+// RateDescriptor is LocalRateLimitDescriptor. An entry with an empty value is
+// for any value, and each value has a bucket of its own.
 type RateDescriptor struct {
 	Entries [][2]string
 	Bucket  TokenBucket
+}
+
+// RateLimit is envoy.config.route.v3.RateLimit: its actions make one descriptor
+// of a request, or none if one of them makes nothing.
+type RateLimit struct {
+	Stage    uint32
+	Disabled bool // disable_key is set: of use to global rate limits alone
+	Actions  []RateAction
+	Hits     *uint64 // hits_addend.number; nil is 1
+}
+
+// RateAction is RateLimit.Action: an entry of a descriptor. One criterion is
+// set; Key is the entry's, never empty.
+type RateAction struct {
+	Key string
+	// Value is of generic_key, and of the matches if they match.
+	Value              string
+	Default            string // default_value
+	SourceCluster      bool
+	DestinationCluster bool
+	RemoteAddress      bool
+	Masked             *RateMask
+	Header             string // lower case
+	Query              string
+	SkipIfAbsent       bool // of Header, Query and Metadata
+	Generic            bool
+	HeaderMatch        []HeaderMatcher // with Expect
+	QueryMatch         []QueryMatcher  // with Expect
+	Expect             bool            // expect_match; default true
+	Metadata           *RateMetadata
+}
+
+// RateMask is MaskedRemoteAddress: the lengths of the prefixes.
+type RateMask struct{ V4, V6 int }
+
+// RateMetadata is MetaData: a text of the dynamic metadata, or with Route of the
+// route's.
+type RateMetadata struct {
+	Namespace string
+	Path      []string
+	Route     bool
 }
 
 // HTTPBuffer is envoy.extensions.filters.http.buffer.v3.Buffer.

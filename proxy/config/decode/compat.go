@@ -69,7 +69,7 @@ func short(name protoreflect.FullName) string {
 // eachSupported calls f for each message of the tables, in the order of their
 // names.
 func eachSupported(f func(protoreflect.MessageDescriptor, fields)) {
-	known := newTypes()
+	known := knownTypes()
 	var names []protoreflect.FullName
 	for _, table := range supportTables() {
 		for name := range table {

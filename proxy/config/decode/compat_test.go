@@ -31,7 +31,7 @@ func TestCompatDocIsWhatTheTablesSay(t *testing.T) {
 }
 
 func TestTablesNameFieldsThatExistOnce(t *testing.T) {
-	known := newTypes()
+	known := knownTypes()
 	seen := map[protoreflect.FullName]bool{}
 	for _, table := range supportTables() {
 		for name, rule := range table {

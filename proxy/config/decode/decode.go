@@ -98,7 +98,7 @@ func newDecoder(opts Options) *decoder {
 	if opts.Getenv == nil {
 		opts.Getenv = os.LookupEnv
 	}
-	d := &decoder{opts: opts, types: newTypes(), opened: map[*anypb.Any]proto.Message{}, left: map[*anypb.Any]bool{}, statics: map[string]*certs.Secret{}, now: time.Now()}
+	d := &decoder{opts: opts, types: knownTypes(), opened: map[*anypb.Any]proto.Message{}, left: map[*anypb.Any]bool{}, statics: map[string]*certs.Secret{}, now: time.Now()}
 	if opts.Static != nil {
 		d.runtime = flattened(opts.Static.Runtime)
 	}

@@ -1,6 +1,8 @@
 package decode
 
 import (
+	"sync"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -14,10 +16,16 @@ const (
 	peerMetadataType     protoreflect.FullName = "io.istio.http.peer_metadata.Config"
 )
 
-// newTypes describes them; sources: istio/proxy,
+// knownTypes are what describeTypes says, once: that takes longer than to
+// decode a cluster.
+//
+//nolint:gochecknoglobals // a table that no literal can be
+var knownTypes = sync.OnceValue(describeTypes)
+
+// describeTypes describes them; sources: istio/proxy,
 // source/extensions/filters/network/metadata_exchange/config/metadata_exchange.proto
 // and source/extensions/filters/http/peer_metadata/config.proto.
-func newTypes() types {
+func describeTypes() types {
 	out := types{own: map[protoreflect.FullName]protoreflect.MessageType{}}
 	for _, described := range []*descriptorpb.FileDescriptorProto{metadataExchangeFile(), peerMetadataFile()} {
 		file, err := protodesc.NewFile(described, nil)

@@ -1,7 +1,9 @@
 package decode
 
 import (
+	"maps"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -56,13 +58,20 @@ func contains(list, name string) bool {
 // supported is the rule for a message; false means that the whole message is
 // refused.
 func supported(name protoreflect.FullName) (fields, bool) {
-	for _, table := range supportTables() {
-		if f, ok := table[name]; ok {
-			return f, true
-		}
-	}
-	return fields{}, false
+	f, ok := allSupport()[name]
+	return f, ok
 }
+
+// allSupport is all tables in one.
+//
+//nolint:gochecknoglobals // a table, made of the others once
+var allSupport = sync.OnceValue(func() map[protoreflect.FullName]fields {
+	all := map[protoreflect.FullName]fields{}
+	for _, table := range supportTables() {
+		maps.Copy(all, table)
+	}
+	return all
+})
 
 func supportTables() []map[protoreflect.FullName]fields {
 	return []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport, httpSupport, routeSupport, httpFilterSupport, httpAuthSupport}
