@@ -24,6 +24,7 @@ type client struct {
 // NewClient is the client's side of nc, which it owns from then on. A stream
 // may be opened before Run.
 func NewClient(nc relay.Conn, p codec.Pool, o Options) codec.Client {
+	or(&o.MaxHeaderBytes, defaultResponseBytes)
 	c := &client{conn: newConn(nc, o), pool: p}
 	c.conn.side, c.conn.outer = c, c
 	return c
@@ -222,9 +223,9 @@ type response struct {
 func (c *client) readHead(s *stream) (response, error) {
 	b := newBlock(c.o, false)
 	defer b.release()
+	b.noBlank = true
 	var line statusLine
 	err := c.readBlock(b, line.parse)
-	c.countDropped(b)
 	if err != nil {
 		return response{}, err
 	}

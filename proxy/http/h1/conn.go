@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,8 +225,11 @@ func (c *conn) readBody(s *stream, b body) error {
 // bodyEnded is the end of the connection within a body, which is the body's end
 // if nothing else is.
 func (c *conn) bodyEnded(s *stream, b body, err error) error {
-	if !isEnd(err) || b.kind != bodyClose && b.kind != bodyRaw {
+	switch {
+	case !isEnd(err):
 		return err
+	case b.kind != bodyClose && b.kind != bodyRaw:
+		return io.ErrUnexpectedEOF
 	}
 	c.mu.Lock()
 	s.close = true
@@ -249,7 +253,6 @@ func (c *conn) readTrailers(s *stream) error {
 	defer b.release()
 	b.drop = !c.o.EnableTrailers
 	err := c.readBlock(b, nil)
-	c.countDropped(b)
 	if err != nil {
 		return err
 	}

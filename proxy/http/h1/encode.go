@@ -97,7 +97,9 @@ func (s *stream) sendResponse(h *message.Head, end bool) {
 		s.close = true
 	}
 	tunnel := s.tunnel()
-	s.kind, s.left = s.responseBody(h, end)
+	if s.kind, s.left = s.responseBody(h, end); s.kind == bodyClose {
+		s.close = true
+	}
 	c.status(h.Status, s.minor10)
 	q := &c.out
 	c.fieldsBut(h.Fields, s.kind, s.close && !tunnel)
@@ -110,15 +112,12 @@ func (s *stream) sendResponse(h *message.Head, end bool) {
 	}
 	switch {
 	case tunnel || h.Fields.Has("content-length") && s.kind != bodyChunked:
-	case s.kind == bodyChunked, s.head && !end && !s.minor10 && h.Status != 204:
+	case s.kind == bodyChunked, s.head && !s.minor10 && h.Status != 204 && h.Status != 304:
 		c.field("transfer-encoding", "chunked")
 	case end && !s.head && h.Status != 204 && h.Status != 304:
 		c.field("content-length", "0")
 	}
 	q.text("\r\n")
-	if s.kind == bodyClose {
-		s.close = true
-	}
 	c.wakeReader() // which waits for what becomes of an upgrade
 	if end {
 		s.finishBody(nil)

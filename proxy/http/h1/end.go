@@ -72,7 +72,7 @@ func (c *conn) finish(err error) *codec.End {
 		c.o.Mistake(m.status, m.details)
 	}
 	if tell {
-		s.r.OnReset(resetOf(err, m, end))
+		s.r.OnReset(resetOf(c.server, err, m, end))
 	}
 	c.tellEnded()
 	<-c.writerEnded
@@ -85,13 +85,16 @@ func (c *conn) finish(err error) *codec.End {
 	return end
 }
 
-func resetOf(err error, m *mistake, end *codec.End) codec.Reset {
+func resetOf(server bool, err error, m *mistake, end *codec.End) codec.Reset {
 	r := codec.Reset{Reason: codec.Closed, Remote: end.By != codec.ByUs, Err: end.Err, End: end}
 	if m != nil {
 		r.Reason, r.Details, r.Err = codec.ProtocolError, m.details, m
 	}
-	if errors.Is(err, errEarly) {
+	switch {
+	case errors.Is(err, errEarly):
 		r.Reason, r.Remote = codec.NoError, true
+	case errors.Is(err, io.ErrUnexpectedEOF) && !server:
+		r.Reason, r.Details = codec.ProtocolError, detailCodec // as Envoy has it
 	}
 	return r
 }
@@ -103,14 +106,9 @@ func (c *conn) answer(s *stream, m *mistake) {
 		return
 	}
 	text := phrase(m.status)
-	if m.noBody {
-		text = ""
-	}
 	c.status(m.status, false)
 	c.field("content-length", strconv.Itoa(len(text)))
-	if text != "" {
-		c.field("content-type", "text/plain")
-	}
+	c.field("content-type", "text/plain")
 	c.field("connection", "close")
 	c.out.text("\r\n")
 	c.out.text(text)

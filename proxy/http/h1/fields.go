@@ -32,10 +32,9 @@ type span struct {
 // lower case in the buffer.
 type block struct {
 	limit, maxFields int
-	underscores      Underscores
 	trailers         bool // there is no first line
+	noBlank          bool // nothing may be before the first line
 	drop             bool // check only
-	dropped          int  // fields with an underscore
 
 	at, seen int // bytes taken; bytes looked at for the end of the line
 	first    int // the end of the first line, without CR LF; 0 is none yet
@@ -49,7 +48,7 @@ var blocks = sync.Pool{New: func() any { return &block{spans: make([]span, 0, 64
 
 func newBlock(o *Options, trailers bool) *block {
 	b := blocks.Get().(*block)
-	*b = block{spans: b.spans[:0], limit: o.MaxHeaderBytes, maxFields: o.MaxHeaders, underscores: o.Underscores, trailers: trailers}
+	*b = block{spans: b.spans[:0], limit: o.MaxHeaderBytes, maxFields: o.MaxHeaders, trailers: trailers}
 	return b
 }
 
@@ -88,8 +87,10 @@ func (b *block) feed(p []byte) (progress, *mistake) {
 		line = line[:len(line)-1]
 		first := !b.trailers && b.first == 0
 		switch {
-		case first && len(line) == 0:
+		case first && len(line) == 0 && !b.noBlank:
 			return blankLine, nil
+		case first && len(line) == 0:
+			return needMore, bad("an empty line before the head")
 		case first:
 			b.first = len(line)
 			return firstLine, nil
@@ -108,13 +109,12 @@ func (b *block) tooLarge() *mistake {
 
 // field takes one line, which begins at from.
 func (b *block) field(line []byte, from int) *mistake {
-	n, under := 0, false
+	n := 0
 	for ; n < len(line); n++ {
 		c := tokenChars[line[n]]
 		if c == 0 {
 			break
 		}
-		under = under || c == '_'
 		line[n] = c
 	}
 	switch {
@@ -130,13 +130,6 @@ func (b *block) field(line []byte, from int) *mistake {
 	}
 	if !all(valueChars, line[v:end]) {
 		return refused(400, detailChars, "the value of %q has a character that may not be there", excerpt(line[:n]))
-	}
-	if under && b.underscores != UnderscoresAllow {
-		if b.underscores == UnderscoresReject {
-			return refused(400, detailUnderscore, "header %q has an underscore", excerpt(line[:n]))
-		}
-		b.dropped++
-		return nil
 	}
 	if b.drop {
 		return nil

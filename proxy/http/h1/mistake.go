@@ -16,10 +16,8 @@ const (
 	detailEncodingStatus = "http1.transfer_encoding_not_allowed"
 	detailBody           = "http1.body_disallowed"
 	detailConnection     = "http1.connection_header_rejected"
-	detailUnderscore     = "http1.unexpected_underscore"
 	detailAuthority      = "http.invalid_authority"
 	detailVersion        = "low_version"
-	detailHost           = "missing_host_header"
 )
 
 // mistake is what the peer did wrong. status answers it, if it is a request.
@@ -27,8 +25,6 @@ type mistake struct {
 	status  int
 	details string
 	what    string
-	// noBody: the answer has no text.
-	noBody bool
 }
 
 // Error says what was refused.

@@ -26,47 +26,30 @@ type Options struct {
 	// ProperCaseHeaders writes Content-Type instead of content-type
 	// (header_key_format: proper_case_words).
 	ProperCaseHeaders bool
-	// StreamErrorsOnly keeps the connection after a request that was complete
-	// but had no host (override_stream_error_on_invalid_http_message).
-	StreamErrorsOnly bool
 	// SendFullyQualifiedURL has a client write absolute URLs
 	// (send_fully_qualified_url).
 	SendFullyQualifiedURL bool
-	// Underscores is what happens to header fields with an underscore in the
-	// name (headers_with_underscores_action).
-	Underscores Underscores
 	// MaxHeaderBytes and MaxHeaders limit a head and the trailers: bytes on the
-	// wire, and fields with Host.
+	// wire, and fields with Host. A client's default of the first is 80 KiB.
 	MaxHeaderBytes, MaxHeaders int
 	// BufferLimit is how many bytes may wait to be written before SendData
 	// takes more only on credit (per_connection_buffer_limit_bytes).
 	BufferLimit int
 	// Mistake, if not nil, is told of each request that the codec has refused,
-	// from the connection's goroutine: the status that it was answered with and
-	// Envoy's response code details. It is not told of those that a Refuser has
-	// answered.
+	// from the connection's goroutine: the status for it and Envoy's response
+	// code details. It is not told of those that a Refuser has answered.
 	Mistake func(status int, details string)
 
 	Stats *Stats       // nil counts nowhere
 	Log   *slog.Logger // nil logs nothing
 }
 
-// Underscores is headers_with_underscores_action.
-type Underscores uint8
-
-const (
-	UnderscoresAllow Underscores = iota
-	// UnderscoresReject answers such a request with 400.
-	UnderscoresReject
-	// UnderscoresDrop drops the field.
-	UnderscoresDrop
-)
-
 // Defaults of Envoy 1.40.
 const (
-	defaultHeaderBytes = 60 << 10
-	defaultHeaders     = 100
-	defaultBufferLimit = 1 << 20
+	defaultHeaderBytes   = 60 << 10
+	defaultResponseBytes = 80 << 10 // of a response's head
+	defaultHeaders       = 100
+	defaultBufferLimit   = 1 << 20
 )
 
 func (o Options) withDefaults() *Options {
@@ -88,14 +71,13 @@ func or(v *int, def int) {
 	}
 }
 
-// Stats are Envoy's statistics of its HTTP/1 codec. Two of them stay 0: there
-// is no metadata here, and pipelined requests wait for the response before them
-// to be written, so no flood of responses can queue up.
+// Stats are Envoy's statistics of its HTTP/1 codec, but for those of header
+// names with underscores, which are not the codec's here. All stay 0: there is
+// no metadata, and a pipelined request waits for the response before it to be
+// written, so no flood of responses can queue up.
 type Stats struct {
-	DroppedUnderscores  *stats.Counter // dropped_headers_with_underscores
-	RejectedUnderscores *stats.Counter // requests_rejected_with_underscores_in_headers
-	Metadata            *stats.Counter // metadata_not_supported_error
-	ResponseFlood       *stats.Counter // response_flood
+	Metadata      *stats.Counter // metadata_not_supported_error
+	ResponseFlood *stats.Counter // response_flood
 }
 
 // NewStats are the metrics http1.* under scope, which is the root for servers
@@ -103,9 +85,7 @@ type Stats struct {
 func NewStats(scope *stats.Scope) *Stats {
 	s := scope.Scope("http1")
 	return &Stats{
-		DroppedUnderscores:  s.Counter("dropped_headers_with_underscores"),
-		RejectedUnderscores: s.Counter("requests_rejected_with_underscores_in_headers"),
-		Metadata:            s.Counter("metadata_not_supported_error"),
-		ResponseFlood:       s.Counter("response_flood"),
+		Metadata:      s.Counter("metadata_not_supported_error"),
+		ResponseFlood: s.Counter("response_flood"),
 	}
 }

@@ -114,7 +114,6 @@ func (c *conn) readRequest() (request, error) {
 	defer b.release()
 	var line requestLine
 	err := c.readBlock(b, line.parse)
-	c.countDropped(b)
 	if err != nil {
 		return request{}, err
 	}
@@ -128,20 +127,10 @@ func (c *conn) readRequest() (request, error) {
 	h.Fields, f = b.fields(text, h.Fields, true)
 	h.Authority = f.host
 	if m := r.check(c.o, line, f); m != nil {
-		if m.details != detailHost {
-			h.Release()
-			r.head = nil
-		}
-		return r, m
+		h.Release()
+		return request{}, m
 	}
 	return r, nil
-}
-
-// countDropped counts fields with underscores.
-func (c *conn) countDropped(b *block) {
-	if b.dropped > 0 {
-		c.o.Stats.DroppedUnderscores.Add(uint64(b.dropped))
-	}
 }
 
 // check refuses a head that cannot be understood in one way only, and finds out
@@ -153,7 +142,7 @@ func (r *request) check(o *Options, line requestLine, f framing) *mistake {
 		return m
 	}
 	if h.Minor10 && chunked {
-		return refused(501, detailEncoding, "transfer-encoding in HTTP/1.0")
+		return refused(400, detailEncoding, "transfer-encoding in HTTP/1.0")
 	}
 	if f.hosts > 1 {
 		return bad("%d Host fields", f.hosts)
@@ -175,13 +164,8 @@ func (r *request) check(o *Options, line requestLine, f framing) *mistake {
 	if h.Minor10 && (!o.AcceptHTTP10 || line.version != "1.0") {
 		return refused(426, detailVersion, "HTTP/%s", line.version)
 	}
-	nominated := h.Authority == "" && f.host != "" // and so removed
-	if h.Authority == "" && (f.hosts == 0 || nominated) {
-		if h.Minor10 && o.DefaultHost != "" {
-			h.Authority = o.DefaultHost
-			return nil
-		}
-		return &mistake{status: 400, details: detailHost, what: "no Host", noBody: true}
+	if h.Authority == "" && h.Minor10 {
+		h.Authority = o.DefaultHost
 	}
 	return nil
 }

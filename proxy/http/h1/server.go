@@ -4,14 +4,13 @@ import (
 	"errors"
 
 	"outrider/proxy/http/codec"
-	"outrider/proxy/http/message"
 	"outrider/proxy/relay"
 )
 
 // Refuser is what a codec.Requests may be besides: it answers what the codec
-// refuses, as a request like others that ends with its head. It returns the
-// receiver of that stream; with nil the codec answers. The connection ends
-// after the response.
+// refuses. Refuse is Request for such a request: there is no OnHead, and all of
+// it counts as received. With nil the codec answers. The connection ends after
+// the response.
 type Refuser interface {
 	Refuse(s codec.Sender, r Refusal) codec.Receiver
 }
@@ -23,10 +22,8 @@ type Refusal struct {
 	Details string
 	// Body is the text of the answer.
 	Body string
-	// Head is what was asked, nil if that could not be understood. It is the
-	// Refuser's.
-	Head *message.Head
-	Err  error
+	// Err says what was wrong.
+	Err error
 }
 
 // server is the side that takes requests.
@@ -36,6 +33,10 @@ type server struct {
 }
 
 // NewServer is the server's side of nc, which it owns from then on.
+//
+// A request without Host has the Authority "", and is for r to refuse. Idle is
+// called by the goroutine that reads or by the one that writes, whichever sees
+// the end first.
 func NewServer(nc relay.Conn, r codec.Requests, o Options) codec.Server {
 	s := &server{newConn(nc, o), r}
 	s.conn.side, s.conn.outer, s.conn.server = s, s, true
@@ -110,7 +111,7 @@ func (s *server) serveRequest() error {
 	c := s.conn
 	r, err := c.readRequest()
 	if err != nil {
-		return s.refuse(r, err)
+		return s.refuse(err)
 	}
 	if c.requestsOver() {
 		r.head.Release()
@@ -180,31 +181,20 @@ func (s *server) readUpgrade(st *stream) error {
 }
 
 // refuse answers a mistake that is no request yet.
-func (s *server) refuse(r request, err error) error {
+func (s *server) refuse(err error) error {
 	c := s.conn
 	var m *mistake
 	if !errors.As(err, &m) {
 		return err
 	}
 	c.o.Log.Debug("request refused", "status", m.status, "details", m.details, "error", err)
-	if m.details == detailUnderscore {
-		c.o.Stats.RejectedUnderscores.Inc()
-	}
 	f, ok := s.requests.(Refuser)
 	if !ok {
-		r.head.Release()
 		return m
 	}
-	keep := m.details == detailHost && c.o.StreamErrorsOnly && r.body == bodyNone && !r.upgrade
-	st := &stream{c: c, close: !keep || r.close, remoteDone: true}
-	if r.head != nil {
-		st.head, st.minor10 = r.head.Method == "HEAD", r.head.Minor10
-	}
+	st := &stream{c: c, close: true, remoteDone: true}
 	s.begin(st)
-	refusal := Refusal{Status: m.status, Details: m.details, Body: phrase(m.status), Head: r.head, Err: m}
-	if m.noBody {
-		refusal.Body = ""
-	}
+	refusal := Refusal{Status: m.status, Details: m.details, Body: phrase(m.status), Err: m}
 	if st.r = f.Refuse(st, refusal); st.r == nil {
 		return m
 	}
