@@ -14,7 +14,6 @@ import (
 
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
-	"outrider/proxy/relay"
 )
 
 // answering is a server of small answers.
@@ -137,8 +136,8 @@ func benchOurs(b *testing.B, pair func(testing.TB) (net.Conn, net.Conn), conns, 
 	var clients []codec.Client
 	for range conns {
 		cn, sn := pair(b)
-		cl := NewClient(relay.Plain(cn), &pool{}, Options{})
-		sv := NewServer(relay.Plain(sn), &answering{body}, Options{})
+		cl := NewClient(asSide(cn), &pool{}, Options{})
+		sv := NewServer(asSide(sn), &answering{body}, Options{})
 		ended.Go(func() { cl.Run() })
 		ended.Go(func() { sv.Serve() })
 		clients = append(clients, cl)

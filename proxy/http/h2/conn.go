@@ -33,11 +33,11 @@ type conn struct {
 
 	// All below are guarded by mu.
 	streams map[uint32]*stream
-	// lastPeer is the highest stream that the peer opened, nextOwn the next
-	// that we open.
-	lastPeer, nextOwn uint32
-	requests          uint64
-	unsent            []*stream // opened, but without a head yet
+	// lastPeer is the highest stream that the peer opened, lastTaken the
+	// highest that we did not ignore, nextOwn the next that we open.
+	lastPeer, lastTaken, nextOwn uint32
+	requests                     uint64
+	unsent                       []*stream // opened, but without a head yet
 	// ourResets are the last streams that we reset: what still comes on them is
 	// no mistake.
 	ourResets resetRing
@@ -61,8 +61,8 @@ type conn struct {
 	stop          error
 	stopped       bool // nothing is sent any more
 	finishing     bool // the writer writes what is there and ends
-	drainSent     uint32
-	draining      bool // our GOAWAY with the last stream is sent, or the peer's has come
+	announced     bool // our GOAWAY with the highest stream is sent
+	draining      bool // our GOAWAY with the last stream is sent
 	peerGone      bool // the peer's GOAWAY has come
 	writeErr      error
 	writerEnded   chan struct{}

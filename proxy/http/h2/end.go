@@ -43,7 +43,7 @@ func (c *conn) finish(err error) *codec.End {
 	c.mu.Lock()
 	if mistake != nil && !mistake.silent && !c.stopped {
 		b := c.buffer()
-		b.b = appendGoAway(b.b, c.lastPeer, mistake.code)
+		b.b = appendGoAway(b.b, c.lastTaken, mistake.code)
 		c.o.Stats.GoAwaySent.Inc()
 	}
 	if c.stop == nil {

@@ -17,7 +17,6 @@ import (
 
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
-	"outrider/proxy/relay"
 )
 
 // raw is the other side of a connection, frame by frame.
@@ -46,7 +45,7 @@ func rawClient(t testing.TB, q codec.Requests, o Options) (*raw, codec.Server) {
 	t.Helper()
 	cn, sn := memoryPair(t)
 	r := newRaw(t, cn)
-	s := NewServer(relay.Plain(sn), q, o)
+	s := NewServer(asSide(sn), q, o)
 	r.run(func() *codec.End { return s.Serve() })
 	io.WriteString(cn, preface)
 	r.fr.WriteSettings()
@@ -58,7 +57,7 @@ func rawServer(t testing.TB, p codec.Pool, o Options) (*raw, codec.Client) {
 	t.Helper()
 	cn, sn := memoryPair(t)
 	r := newRaw(t, sn)
-	c := NewClient(relay.Plain(cn), p, o)
+	c := NewClient(asSide(cn), p, o)
 	r.run(func() *codec.End { return c.Run() })
 	if _, err := io.ReadFull(sn, make([]byte, len(preface))); err != nil {
 		t.Fatal(err)
@@ -94,7 +93,7 @@ func (r *raw) get(id uint32, end bool, kv ...string) {
 // next is the next frame in words; SETTINGS and WINDOW_UPDATE are passed over.
 func (r *raw) next() string {
 	r.t.Helper()
-	r.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	r.nc.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for {
 		f, err := r.fr.ReadFrame()
 		if err != nil {
@@ -229,15 +228,16 @@ func (r *recorder) OnGone(n int) {
 	r.note("gone")
 }
 
-// wait waits until the log satisfies ok.
+// wait waits until the log satisfies ok, which may look at all that is counted.
 func (r *recorder) wait(t testing.TB, what string, ok func(log []string) bool) {
 	t.Helper()
 	timeout := time.After(10 * time.Second)
 	for {
 		r.mu.Lock()
 		log := slices.Clone(r.log)
+		done := ok(log)
 		r.mu.Unlock()
-		if ok(log) {
+		if done {
 			return
 		}
 		select {

@@ -30,6 +30,14 @@ func tcpPair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
+// asSide is nc as a connection of the relay's kind.
+func asSide(nc net.Conn) relay.Conn {
+	if c, ok := nc.(relay.Conn); ok {
+		return c
+	}
+	return relay.Plain(nc)
+}
+
 // bridge is the smallest proxy: each request of a server goes to one client.
 type bridge struct {
 	up   codec.Client
@@ -135,14 +143,10 @@ func (p *pool) Drained(codec.Client) {
 // startBridge puts a bridge between two connections, and returns how both ended.
 func startBridge(t testing.TB, down, up net.Conn, o Options) (ends func() (server, client *codec.End), srv codec.Server, cl codec.Client) {
 	t.Helper()
-	cl = NewClient(relay.Plain(up), &pool{}, o)
-	srv = NewServer(relay.Plain(down), &bridge{up: cl}, o)
+	cl = NewClient(asSide(up), &pool{}, o)
+	srv = NewServer(asSide(down), &bridge{up: cl}, o)
 	se, ce := make(chan *codec.End, 1), make(chan *codec.End, 1)
 	go func() { se <- srv.Serve(); cl.Close() }()
 	go func() { ce <- cl.Run() }()
-	return func() (*codec.End, *codec.End) {
-		s, c := <-se, <-ce
-		t.Logf("server by %s err %v requests %d client by %s err %v requests %d", s.By, s.Err, s.Requests, c.By, c.Err, c.Requests)
-		return s, c
-	}, srv, cl
+	return func() (*codec.End, *codec.End) { return <-se, <-ce }, srv, cl
 }

@@ -36,8 +36,8 @@ func (s *server) Drain(final bool) {
 		return
 	}
 	if !final {
-		if c.drainSent == 0 {
-			c.drainSent = maxStreamID
+		if !c.announced {
+			c.announced = true
 			b := c.buffer()
 			b.b = appendGoAway(b.b, maxStreamID, codeNoError)
 			c.queued()
@@ -45,9 +45,9 @@ func (s *server) Drain(final bool) {
 		}
 		return
 	}
-	c.draining, c.drainSent = true, c.lastPeer
+	c.draining = true
 	b := c.buffer()
-	b.b = appendGoAway(b.b, c.lastPeer, codeNoError)
+	b.b = appendGoAway(b.b, c.lastTaken, codeNoError)
 	c.queued()
 	c.o.Stats.GoAwaySent.Inc()
 	if s.finished() {
@@ -77,16 +77,18 @@ func (s *server) newStream(f frame, p []byte) error {
 		return connErrorf(codeProtocol, "a request on stream %d", f.stream)
 	}
 	c.mu.Lock()
-	last, ours := c.lastPeer, c.ourResets.has(f.stream)
-	ignored := c.draining && f.stream > c.drainSent || c.stop != nil
-	if f.stream > last && !ignored {
-		c.lastPeer = f.stream
+	closed := f.stream <= c.lastPeer
+	known := f.stream > c.lastTaken || c.ourResets.has(f.stream)
+	ignored := c.draining || c.stop != nil
+	c.lastPeer = max(c.lastPeer, f.stream)
+	if !closed && !ignored {
+		c.lastTaken = f.stream
 	}
 	c.mu.Unlock()
-	if f.stream <= last || ignored {
-		if f.stream <= last && !ours && !ignored {
-			return connErrorf(codeStreamClosed, "HEADERS on closed stream %d", f.stream)
-		}
+	switch {
+	case closed && !known:
+		return connErrorf(codeStreamClosed, "HEADERS on closed stream %d", f.stream)
+	case closed, ignored:
 		return c.decode(discarded, p)
 	}
 	if err := c.decode(requestHead, p); err != nil {

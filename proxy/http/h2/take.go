@@ -67,6 +67,11 @@ func (c *conn) takeData(f frame, p []byte) error {
 		defer c.mu.Unlock()
 		return c.lateData(f, s)
 	}
+	if !s.gotHead {
+		c.giveBackConn(f.length)
+		c.mu.Unlock()
+		return c.malformed(s, detailMessaging, "DATA before the head")
+	}
 	if s.recvWindow -= int64(f.length); s.recvWindow < 0 {
 		c.giveBackConn(f.length)
 		c.mu.Unlock()
@@ -105,7 +110,7 @@ func (c *conn) lateData(f frame, s *stream) error {
 		return connErrorf(codeStreamClosed, "DATA after the end of stream %d", f.stream)
 	case c.idle(f.stream):
 		return connErrorf(codeProtocol, "DATA on idle stream %d", f.stream)
-	case c.draining && f.stream > c.drainSent && c.server, c.ourResets.has(f.stream):
+	case f.stream > c.lastTaken && c.server, !c.server, c.ourResets.has(f.stream):
 		return nil
 	}
 	c.queueReset(f.stream, codeStreamClosed)
