@@ -38,18 +38,19 @@ type Cluster struct {
 
 	snap atomic.Pointer[snapshot]
 
-	mu         sync.Mutex
-	hosts      []*Host            // guarded by mu; in the order of the assignment
-	byKey      map[string]*Host   // guarded by mu
-	terms      assignmentTerms    // guarded by mu
-	staleAfter time.Duration      // guarded by mu; of the last assignment, 0 never
-	stop       context.CancelFunc // guarded by mu; ends run
-	gone       bool               // guarded by mu; retired
-	dynamic    bool               // guarded by mu; came by CDS
-	unask      func()             // guarded by mu; ends ask, nil if there is nothing to end
-	update     chan struct{}      // cap 1: the hosts have changed
-
-	assigned chan struct{} // cap 1: an assignment has come
+	mu      sync.Mutex
+	hosts   []*Host            // guarded by mu; in the order of the assignment
+	byKey   map[string]*Host   // guarded by mu
+	terms   assignmentTerms    // guarded by mu
+	stop    context.CancelFunc // guarded by mu; ends run
+	gone    bool               // guarded by mu; retired
+	dynamic bool               // guarded by mu; came by CDS
+	// Of EDS, guarded by mu: the end of the wait for the first assignment, and
+	// of the time that the last one is good for; nil for never.
+	giveUpTimer, staleTimer *time.Timer
+	assignments             uint64        // guarded by mu; counts them
+	unask                   func()        // guarded by mu; ends ask, nil if there is nothing to end
+	update                  chan struct{} // cap 1: the hosts have changed
 
 	warmOnce sync.Once
 	warm     chan struct{}
@@ -76,7 +77,6 @@ func newCluster(cfg *config.Cluster, opts *Options, deferStats bool) (*Cluster, 
 	c := &Cluster{
 		cfg: cfg, opts: opts, scope: statScope(opts.Stats, cfg), byKey: map[string]*Host{},
 		update: make(chan struct{}, 1), warm: make(chan struct{}), added: opts.Now(),
-		assigned: make(chan struct{}, 1),
 	}
 	c.users.Store(1)
 	c.successor = func() *Cluster { return nil }
@@ -179,11 +179,9 @@ func (c *Cluster) run(ctx context.Context) {
 	switch c.cfg.Type {
 	case config.StrictDNS, config.LogicalDNS:
 		wait.Go(func() { c.resolve(ctx) })
-	case config.EDSType:
-		wait.Go(func() { c.followEDS(ctx) })
 	case config.OriginalDstType:
 		wait.Go(func() { c.original.sweep(ctx, c) })
-	case config.Static:
+	case config.Static, config.EDSType:
 	}
 	if c.awaits {
 		wait.Go(func() { c.awaitSecrets(ctx) })
@@ -198,7 +196,7 @@ func (c *Cluster) run(ctx context.Context) {
 
 // periodic reports whether run has anything to do.
 func (c *Cluster) periodic() bool {
-	return c.cfg.Type != config.Static || c.outlier != nil || c.health != nil
+	return c.cfg.Type != config.Static && c.cfg.Type != config.EDSType || c.outlier != nil || c.health != nil
 }
 
 // start keeps stop for retire; it is false if the cluster is retired already.
@@ -213,8 +211,10 @@ func (c *Cluster) start(stop context.CancelFunc) bool {
 // with the last the cluster's metrics go.
 func (c *Cluster) retire() {
 	c.mu.Lock()
-	gone, stop, unask := c.gone, c.stop, c.unask
+	gone, end, unask := c.gone, c.stop, c.unask
 	c.gone = true
+	stop(c.giveUpTimer)
+	stop(c.staleTimer)
 	c.mu.Unlock()
 	if gone {
 		return
@@ -223,8 +223,8 @@ func (c *Cluster) retire() {
 		unask()
 	}
 	c.retired.Store(true)
-	if stop != nil {
-		stop()
+	if end != nil {
+		end()
 	}
 	c.release()
 }

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"time"
 
 	"outrider/proxy/config"
@@ -35,39 +34,52 @@ func (c *Cluster) assign(a *config.Assignment) {
 		c.members.assignmentTimeoutRx.Inc()
 	}
 	c.mu.Lock()
-	c.staleAfter = a.StaleAfter
-	c.mu.Unlock()
-	select {
-	case c.assigned <- struct{}{}:
-	default:
+	stop(c.giveUpTimer)
+	stop(c.staleTimer)
+	c.assignments++
+	if n := c.assignments; a.StaleAfter > 0 && !c.gone {
+		c.staleTimer = time.AfterFunc(a.StaleAfter, func() { c.dropStale(n) })
 	}
+	c.mu.Unlock()
 	c.discovered()
 }
 
-// followEDS gives up waiting for the first assignment after
-// initial_fetch_timeout, and drops the endpoints when an assignment gets
-// older than it may.
-func (c *Cluster) followEDS(ctx context.Context) {
-	var giveUp, stale <-chan time.Time
-	if timeout := c.fetchTimeout(); timeout > 0 {
-		giveUp = time.After(timeout)
+func stop(t *time.Timer) {
+	if t != nil {
+		t.Stop()
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.assigned:
-			giveUp = nil
-			stale = c.staleTimer()
-		case <-giveUp:
-			giveUp = nil
+}
+
+// awaitAssignment gives up waiting for the first assignment after
+// initial_fetch_timeout. There is a timer and no goroutine, for there may be
+// tens of thousands of clusters.
+func (c *Cluster) awaitAssignment() {
+	timeout := c.fetchTimeout()
+	if c.cfg.Type != config.EDSType || timeout <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone || c.isWarm() {
+		return
+	}
+	c.giveUpTimer = time.AfterFunc(timeout, func() {
+		if !c.isWarm() {
 			c.opts.Log.Warn("no endpoints within initial_fetch_timeout", "cluster", c.cfg.Name, "service", c.serviceName())
 			c.giveUp()
-		case <-stale:
-			stale = nil
-			c.members.assignmentStale.Inc()
-			c.setHosts(nil, assignmentTerms{})
 		}
+	})
+}
+
+// dropStale drops the endpoints when their assignment, the nth, is older than it
+// may be.
+func (c *Cluster) dropStale(n uint64) {
+	c.mu.Lock()
+	last := c.assignments == n && !c.gone
+	c.mu.Unlock()
+	if last {
+		c.members.assignmentStale.Inc()
+		c.setHosts(nil, assignmentTerms{})
 	}
 }
 
@@ -77,13 +89,4 @@ func (c *Cluster) fetchTimeout() time.Duration {
 		return 15 * time.Second // the default of ConfigSource.initial_fetch_timeout
 	}
 	return c.cfg.EDS.Source.InitialFetchTimeout
-}
-
-func (c *Cluster) staleTimer() <-chan time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.staleAfter == 0 {
-		return nil
-	}
-	return time.After(c.staleAfter)
 }

@@ -217,6 +217,7 @@ func (s *Set) change(updated []*config.Cluster, removed []string, made map[strin
 	}
 	for _, c := range made {
 		s.firstAssignment(c)
+		c.awaitAssignment()
 	}
 	s.count(len(made), retired)
 }
