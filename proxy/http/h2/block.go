@@ -254,7 +254,12 @@ func (b *block) joinCookie(fields *message.Fields, value string) bool {
 		return false
 	}
 	c := &(*fields)[b.cookie-1]
-	c.Value += "; " + value
+	switch {
+	case c.Value == "":
+		c.Value = value
+	case value != "":
+		c.Value += "; " + value
+	}
 	return true
 }
 

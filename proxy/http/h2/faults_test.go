@@ -239,6 +239,7 @@ func TestServerJudgesHeadsAsEnvoyDoes(t *testing.T) {
 		"content-length, no body":   {replace("content-length", "5"), header},
 		"content-length 0":          {replace("content-length", "0"), "head GET http x / [{content-length 0}] end=true"},
 		"cookies are joined":        {append(replace("cookie", "a=1"), "x", "y", "cookie", "b=2", "cookie", "c=3"), "head GET http x / [{cookie a=1; b=2; c=3} {x y}] end=true"},
+		"empty cookies":             {append(replace("cookie", ""), "cookie", "b=2", "cookie", ""), "head GET http x / [{cookie b=2}] end=true"},
 		"CONNECT":                   {[]string{":method", "CONNECT", ":authority", "x:1"}, "head CONNECT  x:1  [] end=true"},
 		"CONNECT with a path":       {[]string{":method", "CONNECT", ":path", "/", ":authority", "x:1"}, messaging},
 		"CONNECT with a scheme":     {[]string{":method", "CONNECT", ":scheme", "http", ":authority", "x:1"}, messaging},
