@@ -125,6 +125,16 @@ type Source struct {
 	InitialFetchTimeout time.Duration
 	// SetNodeOnFirstMessageOnly is set_node_on_first_message_only.
 	SetNodeOnFirstMessageOnly bool
+	// Rate bounds the requests (rate_limit_settings); nil does not. A secret's
+	// source has none.
+	Rate *RateLimit
+}
+
+// RateLimit is a bucket of tokens, one for each request (Envoy:
+// RateLimitSettings).
+type RateLimit struct {
+	Tokens    uint32
+	PerSecond float64 // that come in; above 0
 }
 
 // Ref names a secret: either Inline (fixed for ever), or Name in Source, or,

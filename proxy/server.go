@@ -74,6 +74,9 @@ type Options struct {
 	// XDSCache is a directory in which the last good configuration of each
 	// control plane is kept; "" keeps none.
 	XDSCache string
+	// Types are further types of the aggregated stream, each subscribed to as a
+	// whole (Istio's NameTable); their Rank follows Envoy's own.
+	Types []xds.Type
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }
@@ -202,6 +205,7 @@ func (s *Server) begin(ctx context.Context) {
 	if s.opts.Hold > 0 {
 		s.accept()
 	}
+	s.discovery.askFurther()
 	if s.discovery.firstClusters(ctx) != nil || s.clusters.WaitWarm(ctx) != nil {
 		return
 	}

@@ -68,12 +68,16 @@ func (s *streams) open(source *certs.Source, key streamKey) *stream {
 		scope = controlScope(root, key)
 		service, _ = xds.Services(key.typeURL)
 	}
+	var rate *xds.Rate
+	if r := source.Rate; r != nil {
+		rate = &xds.Rate{Tokens: r.Tokens, PerSecond: r.PerSecond}
+	}
 	one := &stream{client: xds.New(xds.Options{
 		Transport: &xds.GRPC{Authority: source.Cluster, Dial: func(ctx context.Context) (net.Conn, error) {
 			return d.dialControlPlane(ctx, source.Cluster)
 		}},
 		Server: source.Cluster, Delta: source.Delta, Node: d.node, NodeOnce: source.SetNodeOnFirstMessageOnly,
-		Service: service, Cache: s.cache, ControlPlane: xds.NewControlPlane(scope), Log: d.server.log,
+		Service: service, Rate: rate, Cache: s.cache, ControlPlane: xds.NewControlPlane(scope), Log: d.server.log,
 	})}
 	d.register(one)
 	return one
@@ -99,6 +103,7 @@ const (
 	secretRank
 	listenerRank
 	routeRank
+	furtherRank
 )
 
 // register tells a stream's client who takes what. What is not subscribed to is
@@ -121,6 +126,10 @@ func (d *discovery) register(one *stream) {
 		Stats: xds.NewStats(registry.Scope("listener_manager").Scope("lds")),
 	})
 	one.secrets = xds.NewShared(one.client, xds.Type{URL: xds.SecretType, Rank: secretRank, Private: true}, d.takeSecret)
+	for _, t := range d.server.opts.Types {
+		t.Rank += furtherRank
+		one.client.Register(t)
+	}
 	one.routes = xds.NewShared(one.client, xds.Type{URL: xds.RouteType, Rank: routeRank}, d.takeRoutes)
 }
 
@@ -154,6 +163,16 @@ func (s *streams) start(one *stream) {
 			s.discovery.server.log.Error("xDS client ended", "reason", err)
 		}
 	})
+}
+
+// askFurther asks for Options.Types, if there is an aggregated stream.
+func (d *discovery) askFurther() {
+	if d.server.boot.ADS == nil {
+		return
+	}
+	for _, t := range d.server.opts.Types {
+		d.subscribe(d.streams.of(&certs.Source{ADS: true}, t.URL), t.URL, xds.Wildcard)
+	}
 }
 
 // firstClusters waits for the first answer of CDS, if clusters come by a

@@ -79,6 +79,10 @@ type Type struct {
 	Private bool
 }
 
+// Nameless is the Name of types of which there is one resource, without a name
+// (NameTableType).
+func Nameless(*anypb.Any) (string, error) { return "", nil }
+
 // Refusal is the last update of a resource that was not taken. The version
 // before it, if there is one, is still in use.
 type Refusal struct {

@@ -15,6 +15,7 @@ dynamic_resources:
   ads_config:
     api_type: DELTA_GRPC
     set_node_on_first_message_only: true
+    rate_limit_settings: {fill_rate: 2.5}
     transport_api_version: V3
     grpc_services: [{envoy_grpc: {cluster_name: up}}]`
 
@@ -23,6 +24,10 @@ func TestDynamicResourcesByTheAggregatedStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if want := (certs.RateLimit{Tokens: 100, PerSecond: 2.5}); *b.ADS.Rate != want {
+		t.Errorf("rate_limit_settings: %+v, want %+v", *b.ADS.Rate, want)
+	}
+	b.ADS.Rate = nil
 	if want := (certs.Source{Cluster: "up", Delta: true, SetNodeOnFirstMessageOnly: true}); *b.ADS != want {
 		t.Errorf("ads_config: %+v, want %+v", *b.ADS, want)
 	}
@@ -37,7 +42,7 @@ func TestDynamicResourcesByTheAggregatedStream(t *testing.T) {
 func TestMistakesInSourcesOverADS(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, want string }{
 		"there is no such stream": {
-			"  ads_config:\n    api_type: DELTA_GRPC\n    set_node_on_first_message_only: true\n    transport_api_version: V3\n    grpc_services: [{envoy_grpc: {cluster_name: up}}]", "",
+			"  ads_config:\n    api_type: DELTA_GRPC\n    set_node_on_first_message_only: true\n    rate_limit_settings: {fill_rate: 2.5}\n    transport_api_version: V3\n    grpc_services: [{envoy_grpc: {cluster_name: up}}]", "",
 			"dynamic_resources.lds_config.ads: there is no dynamic_resources.ads_config",
 		},
 		"its cluster is unknown": {"cluster_name: up}}]", "cluster_name: nowhere}}]", `dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name: unknown cluster "nowhere"`},

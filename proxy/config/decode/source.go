@@ -79,7 +79,26 @@ func (d *decoder) grpcSource(s *corev3.ApiConfigSource, out *certs.Source, place
 	}
 	out.Cluster = envoy.GetClusterName()
 	out.SetNodeOnFirstMessageOnly = s.GetSetNodeOnFirstMessageOnly()
+	out.Rate = rateLimit(s.GetRateLimitSettings())
 	d.refer(toServingCluster, out.Cluster, in.in("envoy_grpc").in("cluster_name"))
+}
+
+// Defaults and bounds of RateLimitSettings (config_source.proto).
+const (
+	defaultRequestTokens   = 100
+	defaultRequestFillRate = 10
+	minRequestFillRate     = 1.0 / (365 * 24 * 60 * 60)
+)
+
+func rateLimit(s *corev3.RateLimitSettings) *certs.RateLimit {
+	if s == nil {
+		return nil
+	}
+	out := &certs.RateLimit{Tokens: u32(s.GetMaxTokens(), defaultRequestTokens), PerSecond: defaultRequestFillRate}
+	if s.GetFillRate() != nil {
+		out.PerSecond = max(s.GetFillRate().GetValue(), minRequestFillRate)
+	}
+	return out
 }
 
 // data is the content of a DataSource, and its file name if it is one. A nil

@@ -97,12 +97,13 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 	"envoy.config.core.v3.PathConfigSource":       {works: "path watched_directory"},
 	"envoy.config.core.v3.AggregatedConfigSource": {},
 	"envoy.config.core.v3.ApiConfigSource": {
-		works: "api_type transport_api_version grpc_services set_node_on_first_message_only",
+		works: "api_type transport_api_version grpc_services set_node_on_first_message_only rate_limit_settings",
 		ignored: map[string]string{
 			"refresh_delay":   "is for REST",
 			"request_timeout": "is for REST",
 		},
 	},
+	"envoy.config.core.v3.RateLimitSettings": {works: "max_tokens fill_rate"},
 	"envoy.config.core.v3.GrpcService": {
 		works: "envoy_grpc timeout initial_metadata",
 	},

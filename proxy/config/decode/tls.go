@@ -146,6 +146,9 @@ func (d *decoder) secretRef(s *tlsv3.SdsSecretConfig, kind secretKind, place at)
 	out := &certs.Ref{Name: s.GetName()}
 	if s.GetSdsConfig() != nil {
 		out.Source = d.source(s.GetSdsConfig(), place.in("sds_config"))
+		if out.Source.Rate != nil {
+			place.in("sds_config").in("api_config_source").in("rate_limit_settings").bad("is not supported by outrider for secrets: each stream asks for one, and answers what it is sent")
+		}
 		return out
 	}
 	d.refer(toSecret, out.Name, place.in("name"))
