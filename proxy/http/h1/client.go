@@ -131,15 +131,18 @@ func (u *unasked) Unwrap() error { return errUnasked }
 func (c *client) after(s *stream) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for c.eof && !s.over && c.stop == nil {
+		c.wait() // for our end of the tunnel
+	}
+	for c.closing && c.stop == nil {
+		c.wait() // until all is written
+	}
 	switch {
 	case c.stop != nil:
 		return c.stop
 	case !s.over && !s.localDone:
 		c.draining = true
 		return errEarly
-	case c.closing:
-		c.stop = errDone
-		return errDone
 	case c.in.len() > 0:
 		c.draining = true
 		return c.unasked()

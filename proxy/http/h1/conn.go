@@ -48,6 +48,7 @@ type conn struct {
 	stopped                      bool  // nothing is sent any more
 	finishing                    bool  // the writer writes what is there, and ends
 	peerGone                     bool  // the peer said that it closes
+	eof                          bool  // the peer's end of a tunnel has come
 	writeErr                     error
 }
 
@@ -232,7 +233,7 @@ func (c *conn) bodyEnded(s *stream, b body, err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	c.mu.Lock()
-	s.close = true
+	s.close, c.eof = true, b.kind == bodyRaw
 	c.mu.Unlock()
 	s.giveLast(nil)
 	return nil

@@ -156,7 +156,7 @@ func (c *conn) informational(s *stream, h *message.Head) {
 		return
 	}
 	c.status(h.Status, false)
-	c.fields(h.Fields, bodyNone)
+	c.fields(h.Fields, bodyRaw)
 	c.out.text("\r\n")
 }
 
@@ -187,7 +187,7 @@ func (c *conn) fieldsBut(f message.Fields, kind bodyKind, noConnection bool) {
 		case name == "connection" && noConnection:
 			continue
 		case name == "content-length":
-			if lengths++; lengths > 1 || kind == bodyChunked || kind == bodyClose || decimal(f[i].Value) < 0 {
+			if lengths++; lengths > 1 || kind > bodyLength || decimal(f[i].Value) < 0 {
 				continue
 			}
 		}

@@ -59,7 +59,7 @@ func (c *conn) finish(err error) *codec.End {
 		_ = c.nc.SetWriteDeadline(flushDeadline(end.By))
 	}
 	c.stopped, c.finishing, c.draining, c.changed = true, true, true, true
-	tell := s != nil && !s.muted && !s.over
+	tell := s != nil && s.r != nil && !s.muted && !s.over
 	if s != nil {
 		c.forget(s)
 	}

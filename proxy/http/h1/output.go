@@ -216,7 +216,7 @@ func (c *conn) broken(err error) {
 	c.out.discard(0)
 	switch {
 	case c.finishing:
-	case c.server:
+	case c.server || c.eof:
 		c.stopLocked(err)
 	case c.stop == nil:
 		_ = c.nc.SetReadDeadline(flushBy(flushTime))

@@ -83,7 +83,7 @@ func (s *server) turn() error {
 	for {
 		c.tellEnded()
 		c.mu.Lock()
-		for c.in.len() > 0 && c.busy() && c.stop == nil {
+		for (c.in.len() > 0 || c.eof) && c.busy() && c.stop == nil {
 			c.wait()
 		}
 		free, stop := !c.busy(), c.stop
