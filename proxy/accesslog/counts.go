@@ -1,6 +1,8 @@
 package accesslog
 
 import (
+	"slices"
+
 	"outrider/proxy/flow"
 	"outrider/proxy/http/message"
 )
@@ -49,11 +51,10 @@ func addCounts(all map[string]spec) {
 		})
 	}
 	all["UPSTREAM_CONNECTION_ID"] = plain(number(func(e *entry) (uint64, bool) {
-		h := e.info.HTTP
-		if h == nil || h.UpstreamConnID == 0 {
+		if e.info.HTTP == nil {
 			return 0, false
 		}
-		return h.UpstreamConnID, true
+		return e.info.HTTP.UpstreamConnID, true
 	}))
 }
 
@@ -66,7 +67,8 @@ func downstreamHeadSent(h *flow.HTTP) uint64     { return uint64(max(h.ResponseH
 func upstreamHeadReceived(h *flow.HTTP) uint64   { return uint64(max(h.UpstreamHeadReceived, 0)) }
 func upstreamHeadSent(h *flow.HTTP) uint64       { return uint64(max(h.UpstreamHeadSent, 0)) }
 
-// headBytes is what the names and the values have, pseudo-headers too.
+// headBytes is what the names and the values have, pseudo-headers too. Fields
+// that Envoy joins count as one.
 func headBytes(h *message.Head) uint64 {
 	if h == nil {
 		return 0
@@ -75,6 +77,12 @@ func headBytes(h *message.Head) uint64 {
 	for _, name := range [...]string{":method", ":scheme", ":authority", ":path", ":status"} {
 		if v := h.Value(name); v != "" {
 			n += len(name) + len(v)
+		}
+	}
+	joined := joinedHeaders()
+	for i, f := range h.Fields {
+		if h.Fields[:i].Has(f.Name) && slices.Contains(joined, f.Name) {
+			n += len(",") - len(f.Name)
 		}
 	}
 	return uint64(n)

@@ -10,17 +10,21 @@ import (
 // addGRPC has the gRPC status: of the trailers, else of the head, else what
 // gRPC makes of the HTTP status.
 func addGRPC(all map[string]spec) {
-	asNumber := func(e *entry) (uint64, bool) {
+	print := func(b []byte, e *entry) ([]byte, bool) {
 		status, ok := requestStatus(e.info.HTTP)
-		return uint64(max(status, 0)), ok
+		if !ok {
+			return b, false
+		}
+		return strconv.AppendInt(b, status, 10), true
 	}
-	all["GRPC_STATUS_NUMBER"] = plain(number(asNumber))
+	asNumber := operator{text: print, json: print}
+	all["GRPC_STATUS_NUMBER"] = plain(asNumber)
 	all["GRPC_STATUS"] = spec{argument: mayHaveArgument, make: func(argument string) (operator, error) {
 		if err := oneOf(argument, "", "CAMEL_STRING", "SNAKE_STRING", "NUMBER"); err != nil {
 			return operator{}, err
 		}
 		if argument == "NUMBER" {
-			return number(asNumber), nil
+			return asNumber, nil
 		}
 		return operator{text: func(b []byte, e *entry) ([]byte, bool) {
 			status, ok := requestStatus(e.info.HTTP)

@@ -234,10 +234,37 @@ func queryParams(argument string) (operator, error) {
 	return text(ofRequest(func(r *message.Head) string {
 		_, query, _ := strings.Cut(r.Path, "?")
 		if argument == "DECODED" {
-			return unescaped(query)
+			return unescapedQuery(query)
 		}
 		return query
 	})), nil
+}
+
+// unescapedQuery decodes those %XX that stand for themselves in a query: not
+// control characters and spaces, and what URLs have no place for. A % before
+// what is no two digits is lost. Envoy has it so.
+func unescapedQuery(s string) string {
+	var out []byte
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			out = append(out, s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			continue
+		}
+		n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+		switch c := byte(n); {
+		case err != nil:
+			continue
+		case c <= ' ' || c >= 0x7f || strings.IndexByte(`"<>\^{|}`, c) >= 0:
+			out = append(out, s[i:i+3]...)
+		default:
+			out = append(out, c)
+		}
+		i += 2
+	}
+	return string(out)
 }
 
 // unescaped decodes %XX; what is no such thing stays as it is.

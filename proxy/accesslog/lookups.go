@@ -36,8 +36,10 @@ func addLookups(all map[string]spec) {
 			return metadataOf(cluster)(rest)
 		case "UPSTREAM_HOST":
 			return metadataOf(host)(rest)
-		case "ROUTE", "VIRTUAL_HOST": // of HTTP
-			return none(), nil
+		case "ROUTE":
+			return metadataOf(ofRequestMetadata(func(h *flow.HTTP) metadata { return h.RouteMetadata }))(rest)
+		case "VIRTUAL_HOST":
+			return metadataOf(ofRequestMetadata(func(h *flow.HTTP) metadata { return h.HostMetadata }))(rest)
 		case "LISTENER", "LISTENER_FILTER_CHAIN":
 			return operator{}, fmt.Errorf("metadata of a %s is not kept", kind)
 		}
@@ -55,6 +57,15 @@ func addLookups(all map[string]spec) {
 	}}
 	all["COALESCE"] = spec{argument: needsArgument, length: true, make: coalesce}
 	all["STREAM_ID"] = spec{make: func(string) (operator, error) { return streamID(), nil }}
+}
+
+func ofRequestMetadata(f func(*flow.HTTP) metadata) func(*flow.Info) metadata {
+	return func(i *flow.Info) metadata {
+		if i.HTTP == nil {
+			return nil
+		}
+		return f(i.HTTP)
+	}
 }
 
 // metadataOf takes NAMESPACE or NAMESPACE:KEY:KEY...

@@ -81,7 +81,7 @@ func addNames(all map[string]spec) {
 		"CONNECTION_TERMINATION_DETAILS": func(i *flow.Info) string { return i.TerminationDetails },
 		"DOWNSTREAM_LOCAL_CLOSE_REASON":  func(i *flow.Info) string { return i.LocalCloseReason },
 		"DOWNSTREAM_DETECTED_CLOSE_TYPE": func(i *flow.Info) string { return i.DownstreamReset.String() },
-		"UPSTREAM_DETECTED_CLOSE_TYPE":   func(i *flow.Info) string { return i.UpstreamReset.String() },
+		"UPSTREAM_DETECTED_CLOSE_TYPE":   upstreamCloseType,
 		"UPSTREAM_CLUSTER_RAW":           func(i *flow.Info) string { return i.UpstreamCluster },
 		"UPSTREAM_CLUSTER":               clusterName,
 		"UPSTREAM_HOST_NAME":             hostName,
@@ -115,6 +115,14 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
+}
+
+// upstreamCloseType is nothing for a request that had no upstream.
+func upstreamCloseType(i *flow.Info) string {
+	if i.HTTP != nil && i.HTTP.Attempts == 0 && i.HTTP.Upstream == 0 {
+		return ""
+	}
+	return i.UpstreamReset.String()
 }
 
 // routeName is of the request's route, or of tcp_proxy's.

@@ -126,6 +126,8 @@ func requestPoint(name string) func(*flow.HTTP) time.Time {
 		return func(h *flow.HTTP) time.Time { return h.LastUpstreamTx }
 	case "US_RX_BEG":
 		return firstUpstreamRx
+	case "US_RX_BODY_BEG":
+		return func(h *flow.HTTP) time.Time { return h.FirstUpstreamBodyRx }
 	case "US_RX_END":
 		return func(h *flow.HTTP) time.Time { return h.LastUpstreamRx }
 	case "DS_TX_BEG":

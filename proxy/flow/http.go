@@ -3,6 +3,8 @@ package flow
 import (
 	"time"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
 )
@@ -43,6 +45,9 @@ type HTTP struct {
 	HealthCheck    bool // the request was answered as a health check
 	// Attempts are how many times the request was sent or tried to.
 	Attempts int
+	// RouteMetadata and HostMetadata are the metadata of the route and of its
+	// virtual host, by namespace; nil if none.
+	RouteMetadata, HostMetadata map[string]*structpb.Struct
 	// UpstreamFailure is who closed the upstream connection of the last failed
 	// attempt, with what it had done before; nil if that is not why.
 	UpstreamFailure *codec.End
@@ -56,6 +61,7 @@ type HTTP struct {
 	// When things passed; zero if they did not. Rx is what comes to us.
 	LastDownstreamRx, FirstUpstreamTx, LastUpstreamTx time.Time
 	FirstUpstreamRx, LastUpstreamRx                   time.Time
+	FirstUpstreamBodyRx                               time.Time
 	FirstDownstreamTx, LastDownstreamTx               time.Time
 	PoolReady                                         time.Time // the attempt had its connection
 	// Bytes on the wire of the request's streams, heads included.
