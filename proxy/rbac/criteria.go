@@ -58,9 +58,11 @@ func compilePermission(p *config.Permission) (rule, error) {
 		return metadataRule{p.Metadata}, nil
 	case p.HTTPOnly:
 		return httpOnly{}, nil
-	default:
-		return nil, errNoRule
 	}
+	if r, ok, err := ofHTTP(p.Header, p.URLPath, p.Template); ok {
+		return r, err
+	}
+	return nil, errNoRule
 }
 
 func compilePrincipal(p *config.Principal) (rule, error) {
@@ -81,7 +83,10 @@ func compilePrincipal(p *config.Principal) (rule, error) {
 	case p.Authenticated != nil:
 		return authenticated{p.Authenticated.Name}, nil
 	case p.SourceIP != nil:
-		return inPrefix{"source_ip", *p.SourceIP, (*facts).source}, nil
+		if p.Forwarded {
+			return inPrefix{"remote_ip", *p.SourceIP, (*facts).source}, nil
+		}
+		return inPrefix{"source_ip", *p.SourceIP, (*facts).connection}, nil
 	case p.DirectRemoteIP != nil:
 		return inPrefix{"direct_remote_ip", *p.DirectRemoteIP, (*facts).directRemote}, nil
 	case p.FilterState != nil:
@@ -93,9 +98,11 @@ func compilePrincipal(p *config.Principal) (rule, error) {
 		return metadataRule{p.Metadata}, nil
 	case p.HTTPOnly:
 		return httpOnly{}, nil
-	default:
-		return nil, errNoRule
 	}
+	if r, ok, err := ofHTTP(p.Header, p.URLPath, ""); ok {
+		return r, err
+	}
+	return nil, errNoRule
 }
 
 func compileAll[T any](cfg []*T, compile func(*T) (rule, error)) ([]rule, error) {

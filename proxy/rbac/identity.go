@@ -39,6 +39,10 @@ func (f *facts) String() string {
 	if f.SNI != "" {
 		s += fmt.Sprintf(", server name %q", f.SNI)
 	}
+	if h := f.head(); h != nil {
+		path, _ := f.path()
+		s += fmt.Sprintf(", request %s %q %q", h.Method, h.Authority, path)
+	}
 	return s
 }
 

@@ -1,9 +1,11 @@
 package filtertest
 
 import (
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -106,3 +108,34 @@ func (u Upstream) GRPC(s *config.GRPCService) (grpc.ClientConnInterface, error) 
 type none struct{}
 
 func (none) RoundTrip(*http.Request) (*http.Response, error) { return nil, errNone }
+
+// Counters are the counters and gauges of r that are not 0, by what follows
+// prefix in their names; nil if there are none.
+func Counters(t testing.TB, r *stats.Registry, prefix string) map[string]uint64 {
+	t.Helper()
+	var text strings.Builder
+	if err := r.JSON(&text, stats.Query{UsedOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	var all struct {
+		Stats []struct {
+			Name  string
+			Value uint64
+		}
+	}
+	if err := json.Unmarshal([]byte(text.String()), &all); err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]uint64
+	for _, one := range all.Stats {
+		name, ok := strings.CutPrefix(one.Name, prefix)
+		if !ok || one.Name == "" || one.Value == 0 {
+			continue
+		}
+		if out == nil {
+			out = map[string]uint64{}
+		}
+		out[name] = one.Value
+	}
+	return out
+}
