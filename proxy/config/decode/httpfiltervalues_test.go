@@ -87,7 +87,12 @@ func wantLimit() *config.LocalRateLimit {
 	return &config.LocalRateLimit{
 		StatPrefix: "l", Status: 503, Bucket: &config.TokenBucket{Max: 10, PerFill: 1, Interval: time.Second},
 		EnabledPPM: 500000, EnforcedPPM: 1000000, ResponseAdd: []config.HeaderValueOption{{Name: "x-limited", Value: "1"}},
-		PerConnection: true, XRateLimitHeaders: true,
+		PerConnection: true, XRateLimitHeaders: true, RetryAfter: true, MaxDynamic: 20, SkipDefault: true, Stage: 3,
+		VirtualHosts: config.RatesInclude,
+		Descriptors: []config.RateDescriptor{{
+			Entries: [][2]string{{"generic_key", "g"}, {"remote_address", ""}},
+			Bucket:  config.TokenBucket{Max: 2, PerFill: 2, Interval: time.Minute},
+		}},
 	}
 }
 

@@ -1,16 +1,12 @@
 package decode
 
 import (
-	"time"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	bufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/buffer/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	healthcheckv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/health_check/v3"
-	localratev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	setstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"outrider/proxy/config"
 )
@@ -38,54 +34,12 @@ func (d *decoder) healthFilter(c *healthcheckv3.HealthCheck, place at) *config.H
 	return out
 }
 
-const (
-	tooManyRequests = 429 // HTTP status where local_ratelimit names none
-	// minFillInterval is the shortest interval of a token bucket that Envoy
-	// takes.
-	minFillInterval = 50 * time.Millisecond
-)
-
-// localRate takes no descriptors: what routes would make them of, their
-// rate_limits, is refused.
-func (d *decoder) localRate(c *localratev3.LocalRateLimit, place at) *config.LocalRateLimit {
-	out := &config.LocalRateLimit{
-		StatPrefix:            c.GetStatPrefix(),
-		Status:                tooManyRequests,
-		EnabledPPM:            d.maybeFraction(c.GetFilterEnabled()),
-		EnforcedPPM:           d.maybeFraction(c.GetFilterEnforced()),
-		RequestAdd:            d.headersToAdd(c.GetRequestHeadersToAddWhenNotEnforced(), "request_headers_to_add_when_not_enforced", place),
-		ResponseAdd:           d.headersToAdd(c.GetResponseHeadersToAdd(), "response_headers_to_add", place),
-		PerConnection:         c.GetLocalRateLimitPerDownstreamConnection(),
-		XRateLimitHeaders:     c.GetEnableXRatelimitHeaders() != 0,
-		GRPCResourceExhausted: c.GetRateLimitedAsResourceExhausted(),
-		Stage:                 c.GetStage(),
-	}
-	if code := int(c.GetStatus().GetCode()); code >= 400 {
-		out.Status = code
-	}
-	if b := c.GetTokenBucket(); b != nil {
-		out.Bucket = tokenBucket(b, place.in("token_bucket"))
-	}
-	return out
-}
-
 // maybeFraction is none where nothing is said.
 func (d *decoder) maybeFraction(f *corev3.RuntimeFractionalPercent) uint32 {
 	if f == nil {
 		return 0
 	}
 	return *d.fraction(f)
-}
-
-func tokenBucket(b *typev3.TokenBucket, place at) *config.TokenBucket {
-	out := &config.TokenBucket{
-		Max: b.GetMaxTokens(), PerFill: u32(b.GetTokensPerFill(), 1),
-		Interval: duration(b.GetFillInterval(), 0, place.in("fill_interval")),
-	}
-	if out.Interval < minFillInterval {
-		place.in("fill_interval").bad("%s is less than %s", out.Interval, minFillInterval)
-	}
-	return out
 }
 
 // bufferOverride replaces the limit, or switches the filter off.

@@ -114,6 +114,18 @@ func TestRoutesAreDecoded(t *testing.T) {
 				"fault":    {Disabled: true},
 				"mutation": {Config: &config.HeaderMutation{Response: []config.HeaderMutate{{Remove: "x-m"}}}},
 			},
+			RateLimits: []config.RateLimit{{Stage: 3, Hits: ptr[uint64](4), Actions: []config.RateAction{
+				{Key: "generic_key", Value: "g", Generic: true},
+				{Key: "remote_address", RemoteAddress: true},
+				{Key: "masked_remote_address", Masked: &config.RateMask{V4: 24, V6: 128}},
+				{Key: "source_cluster", SourceCluster: true},
+				{Key: "destination_cluster", DestinationCluster: true},
+				{Key: "h", Header: "x-rate", SkipIfAbsent: true},
+				{Key: "qk", Query: "q"},
+				{Key: "header_match", Value: "v", HeaderMatch: []config.HeaderMatcher{{Name: "x"}}},
+				{Key: "query_match", Value: "v", QueryMatch: []config.QueryMatcher{{Name: "yy", Present: ptr(true)}}, Expect: true},
+				{Key: "m", Default: "d", Metadata: &config.RateMetadata{Namespace: "ns", Path: []string{"a", "b"}, Route: true}},
+			}}},
 		}},
 	})
 	same(t, "route 0", list[0], firstRoute())
@@ -178,8 +190,12 @@ func firstRoute() *config.Route {
 				Total: 9, RandomHeader: "x-random",
 			},
 			NotFoundStatus: 404, IdleTimeout: second(1), FlushTimeout: second(2),
-			MaxStream:    &config.MaxStreamDuration{Max: second(3), GRPCMax: second(0), GRPCOffset: 4 * time.Second},
-			HighPriority: true, RegexRewrite: &config.RegexRewrite{Pattern: "/(.*)", Substitution: `/x/\1`},
+			MaxStream: &config.MaxStreamDuration{Max: second(3), GRPCMax: second(0), GRPCOffset: 4 * time.Second},
+			RateLimits: []config.RateLimit{{Disabled: true, Actions: []config.RateAction{
+				{Key: "m", Metadata: &config.RateMetadata{Namespace: "ns", Path: []string{"a"}}},
+			}}},
+			IncludeHostRates: true,
+			HighPriority:     true, RegexRewrite: &config.RegexRewrite{Pattern: "/(.*)", Substitution: `/x/\1`},
 			HostRewriteHeader: "x-host", AppendXFHost: true,
 			Retry: &config.RetryPolicy{
 				On: []string{"retriable-status-codes", "retriable-headers", "reset-before-request"}, Retries: ptr[uint32](0),

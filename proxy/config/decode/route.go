@@ -98,6 +98,7 @@ func (s *routeScope) virtualHost(v *routev3.VirtualHost, place at) *config.Virtu
 		AttemptsInReply: v.GetIncludeAttemptCountInResponse(),
 		TimeoutHeader:   v.GetIncludeIsTimeoutRetryHeader(),
 		BufferLimit:     bufferLimit(v, place),
+		RateLimits:      s.d.rateLimits(v.GetRateLimits(), place),
 	}
 	if v.GetRetryPolicy() != nil {
 		out.Retry = s.d.retryPolicy(v.GetRetryPolicy(), place.in("retry_policy"))

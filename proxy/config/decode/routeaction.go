@@ -34,7 +34,9 @@ func (s *routeScope) action(r *routev3.RouteAction, match config.RouteMatch, pla
 		HighPriority:   r.GetPriority() == corev3.RoutingPriority_HIGH,
 		HashPolicies:   d.hashPolicies(r.GetHashPolicy(), place),
 		Upgrades:       d.routeUpgrades(r.GetUpgradeConfigs(), place),
+		RateLimits:     d.rateLimits(r.GetRateLimits(), place),
 	}
+	out.IncludeHostRates = r.GetIncludeVhRateLimits().GetValue()
 	s.clusters(r, out, place)
 	d.pathRewrite(r, match, out, place)
 	d.hostRewrite(r, out, place)

@@ -24,16 +24,7 @@ func (d *decoder) routeMatch(m *routev3.RouteMatch, place at) config.RouteMatch 
 	if f := m.GetRuntimeFraction(); f != nil {
 		out.RuntimePPM, out.RuntimeKey = d.fraction(f), f.GetRuntimeKey()
 	}
-	for i, q := range m.GetQueryParameters() {
-		one := config.QueryMatcher{Name: q.GetName()}
-		switch v := q.GetQueryParameterMatchSpecifier().(type) {
-		case *routev3.QueryParameterMatcher_StringMatch:
-			one.String = d.stringMatcher(v.StringMatch, place.item("query_parameters", i).in("string_match"))
-		case *routev3.QueryParameterMatcher_PresentMatch:
-			one.Present = &v.PresentMatch
-		}
-		out.Query = append(out.Query, one)
-	}
+	out.Query = d.queryMatchers(m.GetQueryParameters(), place)
 	for i, c := range m.GetCookies() {
 		out.Cookies = append(out.Cookies, config.CookieMatcher{
 			Name: c.GetName(), Invert: c.GetInvertMatch(),
@@ -48,6 +39,21 @@ func (d *decoder) routeMatch(m *routev3.RouteMatch, place at) config.RouteMatch 
 	}
 	for i, one := range m.GetFilterState() {
 		out.FilterState = append(out.FilterState, *d.filterState(one, place.item("filter_state", i)))
+	}
+	return out
+}
+
+func (d *decoder) queryMatchers(list []*routev3.QueryParameterMatcher, place at) []config.QueryMatcher {
+	var out []config.QueryMatcher
+	for i, q := range list {
+		one := config.QueryMatcher{Name: q.GetName()}
+		switch v := q.GetQueryParameterMatchSpecifier().(type) {
+		case *routev3.QueryParameterMatcher_StringMatch:
+			one.String = d.stringMatcher(v.StringMatch, place.item("query_parameters", i).in("string_match"))
+		case *routev3.QueryParameterMatcher_PresentMatch:
+			one.Present = &v.PresentMatch
+		}
+		out = append(out, one)
 	}
 	return out
 }

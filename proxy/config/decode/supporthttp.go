@@ -4,10 +4,9 @@ import "google.golang.org/protobuf/reflect/protoreflect"
 
 // Reasons that recur in the tables of HTTP.
 const (
-	noTracing    = "no spans are made, as in Envoy without a provider; a provider is refused where it would get some"
-	noRateLimits = "the rate limit service is not implemented"
-	noSubsets    = "subset load balancing is not implemented"
-	envoyCodec   = "chooses between Envoy's codecs"
+	noTracing  = "no spans are made, as in Envoy without a provider; a provider is refused where it would get some"
+	noSubsets  = "subset load balancing is not implemented"
+	envoyCodec = "chooses between Envoy's codecs"
 )
 
 const hcmPackage = "envoy.extensions.filters.network.http_connection_manager.v3."

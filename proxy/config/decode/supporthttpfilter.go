@@ -43,20 +43,36 @@ var httpFilterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": {
 		works: "stat_prefix status token_bucket filter_enabled filter_enforced request_headers_to_add_when_not_enforced " +
 			"response_headers_to_add stage local_rate_limit_per_downstream_connection enable_x_ratelimit_headers " +
-			"rate_limited_as_resource_exhausted",
-		ignored: map[string]string{
-			"vh_rate_limits":                      "is about rate_limits of routes, which are refused",
-			"always_consume_default_token_bucket": "is about descriptors, which are refused",
-			"max_dynamic_descriptors":             "is about descriptors, which are refused",
-		},
-		refused: map[string]string{
-			"descriptors":              "rate_limits, which make them, are not implemented: one token bucket counts for all requests",
-			"rate_limits":              "descriptors are not implemented: one token bucket counts for all requests",
-			"local_cluster_rate_limit": "every proxy counts for itself",
-		},
+			"rate_limited_as_resource_exhausted descriptors rate_limits vh_rate_limits always_consume_default_token_bucket " +
+			"max_dynamic_descriptors enable_retry_after_header",
+		refused: map[string]string{"local_cluster_rate_limit": "every proxy counts for itself"},
 	},
-	"envoy.type.v3.HttpStatus":  {works: "code"},
-	"envoy.type.v3.TokenBucket": {works: "max_tokens tokens_per_fill fill_interval"},
+	"envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor":  {works: "entries token_bucket"},
+	"envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry": {works: "key value"},
+	"envoy.config.route.v3.RateLimit": {
+		works:   "stage disable_key actions hits_addend",
+		refused: map[string]string{"limit": "is for the rate limit service, which is not implemented"},
+	},
+	"envoy.config.route.v3.RateLimit.HitsAddend": {works: "number"},
+	"envoy.config.route.v3.RateLimit.Action": {
+		works: "source_cluster destination_cluster request_headers query_parameters remote_address generic_key header_value_match " +
+			"metadata masked_remote_address query_parameter_value_match",
+		refused: map[string]string{"dynamic_metadata": "use metadata"},
+	},
+	"envoy.config.route.v3.RateLimit.Action.SourceCluster":            {},
+	"envoy.config.route.v3.RateLimit.Action.DestinationCluster":       {},
+	"envoy.config.route.v3.RateLimit.Action.RemoteAddress":            {},
+	"envoy.config.route.v3.RateLimit.Action.RequestHeaders":           {works: "header_name descriptor_key skip_if_absent"},
+	"envoy.config.route.v3.RateLimit.Action.QueryParameters":          {works: "query_parameter_name descriptor_key skip_if_absent"},
+	"envoy.config.route.v3.RateLimit.Action.GenericKey":               {works: "descriptor_value default_value descriptor_key"},
+	"envoy.config.route.v3.RateLimit.Action.HeaderValueMatch":         {works: "descriptor_value default_value descriptor_key expect_match headers"},
+	"envoy.config.route.v3.RateLimit.Action.MetaData":                 {works: "descriptor_key metadata_key default_value source skip_if_absent"},
+	"envoy.config.route.v3.RateLimit.Action.MaskedRemoteAddress":      {works: "v4_prefix_mask_len v6_prefix_mask_len"},
+	"envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch": {works: "descriptor_value default_value descriptor_key expect_match query_parameters"},
+	"envoy.type.metadata.v3.MetadataKey":                              {works: "key path"},
+	"envoy.type.metadata.v3.MetadataKey.PathSegment":                  {works: "key index"},
+	"envoy.type.v3.HttpStatus":                                        {works: "code"},
+	"envoy.type.v3.TokenBucket":                                       {works: "max_tokens tokens_per_fill fill_interval"},
 
 	"envoy.extensions.filters.http.buffer.v3.Buffer":         {works: "max_request_bytes"},
 	"envoy.extensions.filters.http.buffer.v3.BufferPerRoute": {works: "disabled buffer"},

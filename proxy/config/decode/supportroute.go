@@ -18,11 +18,10 @@ var routeSupport = map[protoreflect.FullName]fields{
 		works: "name domains routes require_tls virtual_clusters request_headers_to_add request_headers_to_remove " +
 			"response_headers_to_add response_headers_to_remove cors typed_per_filter_config include_request_attempt_count " +
 			"include_attempt_count_in_response retry_policy include_is_timeout_retry_header per_request_buffer_limit_bytes " +
-			"request_body_buffer_limit request_mirror_policies",
+			"request_body_buffer_limit request_mirror_policies rate_limits",
 		ignored: map[string]string{"metadata": informative},
 		refused: map[string]string{
 			"matcher":      "use routes",
-			"rate_limits":  noRateLimits,
 			"hedge_policy": "requests are not hedged",
 		},
 	},
@@ -59,14 +58,13 @@ var routeSupport = map[protoreflect.FullName]fields{
 		works: "cluster cluster_header weighted_clusters cluster_not_found_response_code prefix_rewrite regex_rewrite " +
 			"path_rewrite_policy path_rewrite host_rewrite_literal auto_host_rewrite host_rewrite_header host_rewrite_path_regex " +
 			"host_rewrite append_x_forwarded_host timeout idle_timeout flush_timeout retry_policy request_mirror_policies priority " +
-			"hash_policy cors max_grpc_timeout grpc_timeout_offset upgrade_configs internal_redirect_policy max_stream_duration",
+			"hash_policy cors max_grpc_timeout grpc_timeout_offset upgrade_configs internal_redirect_policy max_stream_duration " +
+			"rate_limits include_vh_rate_limits",
 		ignored: map[string]string{
-			"include_vh_rate_limits": "there are no rate_limits to include",
-			"early_data_policy":      "TLS early data are neither taken nor sent",
+			"early_data_policy": "TLS early data are neither taken nor sent",
 		},
 		refused: map[string]string{
 			"metadata_match":                  noSubsets,
-			"rate_limits":                     noRateLimits,
 			"hedge_policy":                    "requests are not hedged",
 			"cluster_specifier_plugin":        "use cluster, cluster_header or weighted_clusters",
 			"inline_cluster_specifier_plugin": "use cluster, cluster_header or weighted_clusters",
