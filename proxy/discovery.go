@@ -25,6 +25,7 @@ import (
 
 	"outrider/certs"
 	"outrider/certs/sds"
+	"outrider/proxy/accesslog"
 	"outrider/proxy/cluster"
 	"outrider/proxy/config"
 	"outrider/proxy/config/decode"
@@ -65,7 +66,9 @@ func newDiscovery(s *Server) *discovery {
 }
 
 // decoding is what dynamic resources may refer to.
-func (d *discovery) decoding() decode.Options { return decode.Options{Static: d.server.boot} }
+func (d *discovery) decoding() decode.Options {
+	return decode.Options{Static: d.server.boot, CheckFormat: accesslog.Check}
+}
 
 // decodeSecret reads a secret that arrived over SDS.
 func (d *discovery) decodeSecret(packed *anypb.Any, version, from string) (*certs.Secret, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"outrider/proxy"
+	"outrider/proxy/accesslog"
 	"outrider/proxy/config"
 	"outrider/proxy/config/decode"
 )
@@ -104,6 +105,7 @@ func (f *runFlags) load() (*config.Bootstrap, error) {
 	opts := decode.Options{
 		ConfigYAML: f.configYAML, AllowUnknownStatic: f.allowUnknownStatic,
 		ServiceNode: f.serviceNode, ServiceCluster: f.serviceCluster, ServiceZone: f.zone,
+		CheckFormat: accesslog.Check,
 	}
 	if f.configPath == "" {
 		return decode.Bootstrap(nil, opts)

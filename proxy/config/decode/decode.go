@@ -56,6 +56,9 @@ type Options struct {
 	// Getenv reads what a DataSource names, false if it is not set; nil is
 	// os.LookupEnv.
 	Getenv func(name string) (string, bool)
+	// CheckFormat says what is wrong with a format of headers, bodies and paths
+	// (Format or JSON is set); nil leaves that to whoever evaluates them.
+	CheckFormat func(*config.AccessLog) error
 	// HTTPFilters decode HTTP filters that are not outrider's, and what routes
 	// have for them, by the name of the message in typed_config. The message
 	// must be linked in: it is found in protoregistry.GlobalTypes. Those that

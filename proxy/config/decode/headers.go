@@ -39,7 +39,7 @@ func (d *decoder) headerToAdd(h *corev3.HeaderValueOption, place at) config.Head
 	pair := header(h.GetHeader(), place.in("header"))
 	out := config.HeaderValueOption{
 		Name:      pair[0],
-		Value:     pair[1],
+		Value:     d.format(pair[1], place.in("header").in("value")),
 		Action:    config.HeaderAction(h.GetAppendAction()),
 		KeepEmpty: h.GetKeepEmptyValue(),
 	}

@@ -82,7 +82,25 @@ func http2(o *corev3.Http2ProtocolOptions, place at) config.HTTP2Options {
 func (d *decoder) bodyFormat(f *corev3.SubstitutionFormatString, place at) *config.BodyFormat {
 	out := &config.BodyFormat{Log: &config.AccessLog{}, ContentType: f.GetContentType()}
 	d.logFormat(f, out.Log, place)
+	d.checkFormat(out.Log, place)
 	return out
+}
+
+// format checks a format that stands at place; "" is none.
+func (d *decoder) format(text string, place at) string {
+	if text != "" {
+		d.checkFormat(&config.AccessLog{Format: text}, place)
+	}
+	return text
+}
+
+func (d *decoder) checkFormat(f *config.AccessLog, place at) {
+	if d.opts.CheckFormat == nil || f.Format == "" && f.JSON == nil {
+		return
+	}
+	if err := d.opts.CheckFormat(f); err != nil {
+		place.bad("%v", err)
+	}
 }
 
 // stringMatchers are the matchers of the list field name.

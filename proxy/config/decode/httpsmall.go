@@ -92,7 +92,7 @@ func (d *decoder) setFilterState(c *setstatev3.Config, place at) *config.SetFilt
 		if made.JSON != nil {
 			in.in("format_string").in("json_format").bad("is not supported by outrider: use text_format_source")
 		}
-		one.Format, one.OmitEmpty = made.Format, made.OmitEmpty
+		one.Format, one.OmitEmpty = d.format(made.Format, in.in("format_string")), made.OmitEmpty
 		out.OnRequest = append(out.OnRequest, one)
 	}
 	return out

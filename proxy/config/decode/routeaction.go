@@ -143,7 +143,7 @@ func (d *decoder) pathRewrite(r *routev3.RouteAction, match config.RouteMatch, o
 		set = append(set, "path_rewrite_policy")
 		out.PathTemplateRewrite = d.templateRewrite(r.GetPathRewritePolicy(), match, place.in("path_rewrite_policy"))
 	}
-	if out.PathFormatRewrite = r.GetPathRewrite(); out.PathFormatRewrite != "" {
+	if out.PathFormatRewrite = d.format(r.GetPathRewrite(), place.in("path_rewrite")); out.PathFormatRewrite != "" {
 		set = append(set, "path_rewrite")
 	}
 	if len(set) > 1 {
@@ -193,7 +193,7 @@ func (d *decoder) hostRewrite(r *routev3.RouteAction, out *config.RouteAction, p
 	case *routev3.RouteAction_HostRewritePathRegex:
 		out.HostRewritePath = d.regexRewrite(v.HostRewritePathRegex, place.in("host_rewrite_path_regex"))
 	case *routev3.RouteAction_HostRewrite:
-		out.HostRewriteFormat = v.HostRewrite
+		out.HostRewriteFormat = d.format(v.HostRewrite, place.in("host_rewrite"))
 	}
 }
 
