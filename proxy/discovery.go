@@ -43,7 +43,7 @@ type discovery struct {
 
 	mu          sync.Mutex
 	refused     map[string]Refusal            // guarded by mu; by file
-	assignments map[string]*config.Assignment // guarded by mu; by cluster_name
+	assignments map[string]*config.Assignment // guarded by mu; by serviceKey
 	following   map[string]bool               // guarded by mu; files of EDS
 	last        map[string]string             // guarded by mu; by file: the content that was applied or refused last
 	clusters    []*config.Cluster             // guarded by mu; static and dynamic, but those of a stream
@@ -59,10 +59,31 @@ type discovery struct {
 
 func newDiscovery(s *Server) *discovery {
 	d := &discovery{server: s, refused: map[string]Refusal{}, assignments: map[string]*config.Assignment{}, following: map[string]bool{}, last: map[string]string{}, clusters: s.boot.Clusters, services: map[wanted]int{}, clusterVersions: map[string]string{}}
-	d.node, _ = s.boot.Node.Source.(*corev3.Node)
+	d.node = nodeOf(s.boot, s.opts.Version)
 	d.sds = sds.NewClient(sds.Options{Dial: d.dial, Node: d.node, Decode: d.decodeSecret})
 	d.streams = &streams{discovery: d, byKey: map[streamKey]*stream{}}
 	return d
+}
+
+// wrappedFeature is a client feature that says that answers of the state of the
+// world may have resources with a TTL (Envoy: xds.config.resource-in-sotw).
+const wrappedFeature = "xds.config.resource-in-sotw"
+
+// nodeOf is the node that goes out in requests: the bootstrap's, with our name.
+func nodeOf(boot *config.Bootstrap, version string) *corev3.Node {
+	given, ok := boot.Node.Source.(*corev3.Node)
+	if !ok {
+		return nil
+	}
+	out := proto.CloneOf(given)
+	out.UserAgentName = cmp.Or(out.UserAgentName, "outrider")
+	if out.UserAgentVersionType == nil && version != "" {
+		out.UserAgentVersionType = &corev3.Node_UserAgentVersion{UserAgentVersion: version}
+	}
+	if !slices.Contains(out.ClientFeatures, wrappedFeature) {
+		out.ClientFeatures = append(out.ClientFeatures, wrappedFeature)
+	}
+	return out
 }
 
 // decoding is what dynamic resources may refer to.
@@ -154,7 +175,7 @@ func (d *discovery) followAssignment(source *certs.Source) {
 	d.following[source.Path] = true
 	d.mu.Unlock()
 	if !begun {
-		d.followFile(source, d.applyAssignments)
+		d.followFile(source, func(text []byte) error { return d.applyAssignments(source, text) })
 	}
 }
 
@@ -165,7 +186,7 @@ func (d *discovery) assignment(c cluster.Description) *config.Assignment {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.assignments[cmp.Or(c.EDSServiceName, c.Name)]
+	return d.assignments[serviceKey(c.Config.EDS)]
 }
 
 // load applies CDS and LDS once, before anything is accepted: a mistake then is
@@ -412,16 +433,13 @@ func (d *discovery) applyListener(l *config.Listener, version string) error {
 	return d.server.listeners.apply(l, version, true)
 }
 
-func (d *discovery) applyAssignments(text []byte) error {
+func (d *discovery) applyAssignments(source *certs.Source, text []byte) error {
 	all, _, err := resources(text, func() *endpointv3.ClusterLoadAssignment { return &endpointv3.ClusterLoadAssignment{} }, d.decoding(), decode.Assignment)
 	if err != nil {
 		return err
 	}
 	for _, a := range all {
-		d.mu.Lock()
-		d.assignments[a.ClusterName] = a
-		d.mu.Unlock()
-		d.server.clusters.SetAssignment(a.ClusterName, a)
+		d.assign(serviceKey(&config.EDS{ServiceName: a.ClusterName, Source: source}), a)
 	}
 	return nil
 }

@@ -150,7 +150,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	}
 	s.secrets = certs.NewStore(s.discovery.feeds())
 	s.secrets.SetStatic(boot.Secrets)
-	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter, Endpoints: s.discovery.askEndpoints})
+	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter, Endpoints: s.discovery.askEndpoints, ServiceKey: serviceKey})
 	s.listeners = newListeners(s)
 	s.peers = newPeers(opts.Peers, s.registry)
 	s.expired = newOwnExpired(s.log, s.registry)

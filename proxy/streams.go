@@ -33,6 +33,7 @@ type streamKey struct {
 
 // stream is one of them, with what takes its types.
 type stream struct {
+	source  *certs.Source // what asks for it says so
 	client  *xds.Client
 	secrets *xds.Shared[*certs.Secret]
 	routes  *xds.Shared[*config.RouteConfig]
@@ -59,7 +60,7 @@ func (s *streams) of(source *certs.Source, typeURL string) *stream {
 
 // open makes a stream.
 func (s *streams) open(source *certs.Source, key streamKey) *stream {
-	d := s.discovery
+	d, asked := s.discovery, source
 	root := d.server.registry.Root()
 	scope, service := root, xds.Service{}
 	if source.ADS {
@@ -72,7 +73,7 @@ func (s *streams) open(source *certs.Source, key streamKey) *stream {
 	if r := source.Rate; r != nil {
 		rate = &xds.Rate{Tokens: r.Tokens, PerSecond: r.PerSecond}
 	}
-	one := &stream{client: xds.New(xds.Options{
+	one := &stream{source: asked, client: xds.New(xds.Options{
 		Transport: &xds.GRPC{Authority: source.Cluster, Dial: func(ctx context.Context) (net.Conn, error) {
 			return d.dialControlPlane(ctx, source.Cluster)
 		}},
@@ -117,7 +118,7 @@ func (d *discovery) register(one *stream) {
 	})
 	one.client.Register(xds.Type{
 		URL: xds.EndpointType, Rank: endpointRank,
-		Apply:  func(u xds.Update) map[string]error { return d.takeAssignments(u) },
+		Apply:  func(u xds.Update) map[string]error { return d.takeAssignments(one.source, u) },
 		Failed: func(error) { d.assignmentsFailed(one) },
 	})
 	one.client.Register(xds.Type{

@@ -125,25 +125,48 @@ func (d *discovery) takeListener(r xds.Resource) error {
 	return err
 }
 
-// takeAssignments is what EDS brings.
-func (d *discovery) takeAssignments(u xds.Update) map[string]error {
+// takeAssignments is what EDS brings from source.
+func (d *discovery) takeAssignments(source *certs.Source, u xds.Update) map[string]error {
+	key := func(name string) string { return serviceKey(&config.EDS{ServiceName: name, Source: source}) }
 	refused := map[string]error{}
 	for _, r := range u.Updated {
 		a, err := d.decodeAssignment(r)
 		if err != nil {
 			refused[r.Name] = err
-			d.server.clusters.RefuseAssignment(r.Name)
+			d.server.clusters.RefuseAssignment(key(r.Name))
 			continue
 		}
-		d.mu.Lock()
-		d.assignments[r.Name] = a
-		d.mu.Unlock()
-		d.server.clusters.SetAssignment(r.Name, a)
+		d.assign(key(r.Name), a)
 	}
 	for _, name := range u.Removed {
-		d.server.clusters.NoAssignment(name)
+		d.server.clusters.NoAssignment(key(name))
 	}
 	return refused
+}
+
+// assign gives endpoints to the clusters that want them.
+func (d *discovery) assign(key string, a *config.Assignment) {
+	d.mu.Lock()
+	d.assignments[key] = a
+	d.mu.Unlock()
+	d.server.clusters.SetAssignment(key, a)
+}
+
+// serviceKey tells services of one name apart by where their endpoints come
+// from (cluster.Options.ServiceKey).
+func serviceKey(e *config.EDS) string {
+	switch s := e.Source; {
+	case s == nil:
+		return e.ServiceName
+	case s.ADS:
+		return e.ServiceName + "\x00ads"
+	case s.Path != "":
+		return e.ServiceName + "\x00file " + s.Path
+	case s.Delta:
+		return e.ServiceName + "\x00delta " + s.Cluster
+	default:
+		return e.ServiceName + "\x00whole " + s.Cluster
+	}
 }
 
 func (d *discovery) decodeAssignment(r xds.Resource) (*config.Assignment, error) {
@@ -154,10 +177,10 @@ func (d *discovery) decodeAssignment(r xds.Resource) (*config.Assignment, error)
 	return decode.Assignment(m, d.decoding())
 }
 
-// wanted is a service whose endpoints come by a stream.
+// wanted is a service whose endpoints come by a stream, under its key.
 type wanted struct {
-	stream  *stream
-	service string
+	stream *stream
+	key    string
 }
 
 // askEndpoints asks for the endpoints of an EDS cluster until the returned
@@ -167,23 +190,23 @@ func (d *discovery) askEndpoints(e *config.EDS) (stop func()) {
 		d.followAssignment(e.Source)
 		return func() {}
 	}
-	w := wanted{d.streams.of(e.Source, xds.EndpointType), e.ServiceName}
+	w := wanted{d.streams.of(e.Source, xds.EndpointType), serviceKey(e)}
 	d.mu.Lock()
 	d.services[w]++
 	d.mu.Unlock()
-	d.subscribe(w.stream, xds.EndpointType, w.service)
+	d.subscribe(w.stream, xds.EndpointType, e.ServiceName)
 	return func() {
-		w.stream.client.Unsubscribe(xds.EndpointType, w.service)
+		w.stream.client.Unsubscribe(xds.EndpointType, e.ServiceName)
 		d.mu.Lock()
 		d.services[w]--
 		last := d.services[w] == 0
 		if last {
 			delete(d.services, w)
-			delete(d.assignments, w.service)
+			delete(d.assignments, w.key)
 		}
 		d.mu.Unlock()
 		if last {
-			d.server.clusters.DropAssignment(w.service)
+			d.server.clusters.DropAssignment(w.key)
 		}
 	}
 }
@@ -201,7 +224,7 @@ func (d *discovery) assignmentsFailed(one *stream) {
 	var services []string
 	for w := range d.services {
 		if w.stream == one {
-			services = append(services, w.service)
+			services = append(services, w.key)
 		}
 	}
 	d.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
@@ -305,4 +306,25 @@ func TestAConnectionThatARemovedListenerAcceptedLastEnds(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("it does not end")
 	}
+}
+
+func TestServicesOfOneNameFromTwoSourcesAreTwo(t *testing.T) {
+	a, b := says(t, "a"), says(t, "b")
+	plane := xdstest.Listen(t, "test", "tcp", "127.0.0.1:0")
+	file := filepath.Join(t.TempDir(), "eds.json")
+	text, err := protojson.Marshal(assignmentOf(t, "svc", b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, file, `{"resources":[{"@type":"`+xds.EndpointType+`",`+string(text[1:])+`]}`)
+	one, two := edsCluster(t, "one"), edsCluster(t, "two")
+	one.EdsClusterConfig.ServiceName, two.EdsClusterConfig.ServiceName = "svc", "svc"
+	two.EdsClusterConfig.EdsConfig.ConfigSourceSpecifier = &corev3.ConfigSource_PathConfigSource{PathConfigSource: &corev3.PathConfigSource{Path: file}}
+	plane.Set(t, xdstest.Resources{
+		xds.ClusterType:  listOf(one, two),
+		xds.EndpointType: listOf(assignmentOf(t, "svc", a)),
+		xds.ListenerType: listOf(proxyTo(t, "l", "one"), proxyTo(t, "m", "two")),
+	})
+	r := runOver(t, bootOver(plane.Address(), "DELTA_GRPC", true), Options{DrainTime: time.Second})
+	r.eventually("each has its own", func() bool { return r.hears("l") == "a" && r.hears("m") == "b" })
 }

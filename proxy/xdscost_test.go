@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"outrider/certs"
 	"outrider/proxy/config/decode"
 	"outrider/proxy/xds"
 )
@@ -31,7 +32,7 @@ func populated(t *testing.T, n int) *Server {
 		endpoints.Updated = append(endpoints.Updated, resource(t, name, assignmentOf(t, name, "127.0.0.1:1", "127.0.0.1:2")))
 		listeners.Updated = append(listeners.Updated, resource(t, "l"+name, proxyTo(t, "l"+name, name)))
 	}
-	for _, refused := range []map[string]error{s.discovery.takeClusters(clusters), s.discovery.takeAssignments(endpoints), s.discovery.takeListeners(listeners)} {
+	for _, refused := range []map[string]error{s.discovery.takeClusters(clusters), s.discovery.takeAssignments(&certs.Source{ADS: true}, endpoints), s.discovery.takeListeners(listeners)} {
 		if len(refused) > 0 {
 			t.Fatalf("refused: %v", refused)
 		}
@@ -56,7 +57,7 @@ func changes(t *testing.T, s *Server) map[string]func(i int) {
 		listeners[i].Updated = []xds.Resource{resource(t, "lc0", l)}
 	}
 	return map[string]func(int){
-		"endpoint": func(i int) { s.discovery.takeAssignments(endpoints[i%2]) },
+		"endpoint": func(i int) { s.discovery.takeAssignments(&certs.Source{ADS: true}, endpoints[i%2]) },
 		"cluster":  func(i int) { s.discovery.takeClusters(clusters[i%2]) },
 		"listener": func(i int) { s.discovery.takeListeners(listeners[i%2]) },
 	}

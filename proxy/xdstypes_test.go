@@ -1,13 +1,16 @@
 package proxy
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"outrider/proxy/config/decode"
 	"outrider/proxy/xds"
 	"outrider/proxy/xds/xdstest"
 )
@@ -48,4 +51,18 @@ func TestFurtherTypesComeByTheAggregatedStream(t *testing.T) {
 		defer mu.Unlock()
 		return len(got) == 2 && got[0] == "one" && got[1] == "two"
 	})
+}
+
+func TestTheNodeSaysWhoAsks(t *testing.T) {
+	boot, err := decode.Bootstrap([]byte(bootOver("127.0.0.1:1", "GRPC", true)), decode.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := nodeOf(boot, "1.2")
+	if n.GetId() != "test" || n.GetUserAgentName() != "outrider" || n.GetUserAgentVersion() != "1.2" || !slices.Contains(n.GetClientFeatures(), wrappedFeature) {
+		t.Errorf("node: %v", n)
+	}
+	if given := boot.Node.Source.(*corev3.Node); given.GetUserAgentName() != "" {
+		t.Error("the bootstrap's node was changed")
+	}
 }

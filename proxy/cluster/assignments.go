@@ -6,6 +6,8 @@ import (
 	"outrider/proxy/config"
 )
 
+// A service is known by its name, or by what Options.ServiceKey makes of it.
+
 // SetAssignment gives the endpoints of a service to the EDS clusters that
 // follow it, now and later.
 func (s *Set) SetAssignment(serviceName string, a *config.Assignment) {
@@ -28,7 +30,7 @@ func (s *Set) firstAssignment(c *Cluster) {
 	s.assigning.Lock()
 	defer s.assigning.Unlock()
 	s.mu.Lock()
-	a := s.assignments[c.serviceName()]
+	a := s.assignments[c.serviceKey()]
 	s.mu.Unlock()
 	if a != nil {
 		c.assign(a)

@@ -14,6 +14,14 @@ func (c *Cluster) serviceName() string {
 	return c.cfg.Name
 }
 
+// serviceKey is what the set knows the cluster's endpoints by.
+func (c *Cluster) serviceKey() string {
+	if c.opts.ServiceKey != nil && c.cfg.EDS != nil {
+		return c.opts.ServiceKey(c.cfg.EDS)
+	}
+	return c.serviceName()
+}
+
 // assign makes a the cluster's endpoints.
 func (c *Cluster) assign(a *config.Assignment) {
 	c.members.attempt.Inc()

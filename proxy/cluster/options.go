@@ -29,6 +29,9 @@ type Options struct {
 	// Format compiles a text in the language of access logs; the default knows
 	// none.
 	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
+	// ServiceKey is what the Set's methods know the endpoints of a cluster by;
+	// the default is the service's name. Two sources may have one name.
+	ServiceKey func(*config.EDS) string
 	// Endpoints is told that an EDS cluster wants its endpoints, which
 	// SetAssignment brings; what it returns is called when the cluster does not
 	// want them any more. The default asks nobody.

@@ -292,7 +292,7 @@ func (s *Set) adopt(c *Cluster) {
 	s.scopes[name]++
 	c.onGone = func() { s.forget(c, name) }
 	if c.cfg.Type == config.EDSType {
-		service := c.serviceName()
+		service := c.serviceKey()
 		s.followers[service] = append(s.followers[service], c)
 	}
 	if c.periodic() || c.awaits {
@@ -337,7 +337,7 @@ func (s *Set) forget(c *Cluster, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.cfg.Type == config.EDSType {
-		service := c.serviceName()
+		service := c.serviceKey()
 		s.followers[service] = slices.DeleteFunc(s.followers[service], func(o *Cluster) bool { return o == c })
 		if len(s.followers[service]) == 0 {
 			delete(s.followers, service)
