@@ -66,8 +66,16 @@ func (s *Stream) Reply(r filter.Reply) {
 	h.ResponseTrailers = nil
 	s.resp = direction{}
 	w := s.responses()
+	if s.replying { // the filter has refused its own answer
+		w.headOut(r.Body == "")
+		if r.Body != "" {
+			w.dataOut([]byte(r.Body), true)
+		}
+		return
+	}
+	s.replying = true
 	w.headIn(r.Body == "")
-	if r.Body != "" && !s.Ended {
+	if r.Body != "" && !s.Ended && s.Replied == &r {
 		w.dataIn([]byte(r.Body), true)
 	}
 }
@@ -110,7 +118,7 @@ func (w way) headIn(end bool) {
 		act = f.RequestHead(w.s.Request(), end)
 	}
 	switch {
-	case w.stopped():
+	case w.stopped() || w.out.Head != nil:
 	case act != filter.Continue:
 		w.d.state, w.d.head, w.d.end = act, true, end
 	default:

@@ -69,6 +69,7 @@ type Stream struct {
 	asyncs    sync.WaitGroup
 	waiting   int
 	done      chan func()
+	replying  bool
 }
 
 // direction is what the filter holds of a message.

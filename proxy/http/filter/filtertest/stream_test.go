@@ -105,6 +105,19 @@ func TestTheReplyPassesTheFiltersOwnResponseMethods(t *testing.T) {
 	}
 }
 
+func TestAFilterThatRefusesItsOwnAnswerIsLeftOut(t *testing.T) {
+	var s *filtertest.Stream
+	s = start(t, &scripted{response: func(*message.Head) filter.Action {
+		s.Reply(filter.Reply{Status: 500, Body: "second"})
+		return filter.Stop
+	}})
+	s.RequestHead(filtertest.Request("GET", "/"), true)
+	s.Reply(filter.Reply{Status: 403, Body: "first"})
+	if s.Down.Head == nil || s.Down.Head.Status != 500 || string(s.Down.Body) != "second" || s.Replies != 2 {
+		t.Errorf("passed %+v after %d replies, want the second", s.Down, s.Replies)
+	}
+}
+
 func TestTimersRunInTheOrderOfTime(t *testing.T) {
 	s := start(t, &scripted{})
 	var got []int

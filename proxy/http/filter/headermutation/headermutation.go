@@ -95,6 +95,7 @@ func (m *mutator) list() ([]*compiled, error) {
 func (m *mutator) each(change func(c *compiled)) filter.Action {
 	sets, err := m.list()
 	if err != nil {
+		m.sets = []*compiled{} // the answer is not changed
 		return filter.Misconfigured(m.s, err)
 	}
 	for _, c := range sets {
