@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"outrider/proxy/config"
 	"outrider/proxy/http/filter"
@@ -146,14 +145,14 @@ func (c *counter) status(f message.Fields) {
 	}
 }
 
-// duration records the time from the last byte of the request to the end of
-// the response.
+// duration records the time from the last byte sent upstream to the last that
+// came from there.
 func (c *counter) duration() {
-	last := c.s.Info().HTTP.LastDownstreamRx
-	if c.scope == nil || !c.cfg.UpstreamStats || last.IsZero() {
+	h := c.s.Info().HTTP
+	if c.scope == nil || !c.cfg.UpstreamStats || h.LastUpstreamTx.IsZero() || h.LastUpstreamRx.IsZero() {
 		return
 	}
-	c.scope.Histogram("upstream_rq_time").Record(uint64(max(time.Since(last).Milliseconds(), 0)))
+	c.scope.Histogram("upstream_rq_time").Record(uint64(max(h.LastUpstreamRx.Sub(h.LastUpstreamTx).Milliseconds(), 0)))
 }
 
 // tell puts the counts into the filter state.
