@@ -115,6 +115,12 @@ func memoryPair(testing.TB) (client, server net.Conn) {
 	return &memoryConn{in: a, out: b}, &memoryConn{in: b, out: a}
 }
 
+// tlsConns is tlsPair without the socket.
+func tlsConns(tb testing.TB) (client, server net.Conn) {
+	client, server, _ = tlsPair(tb)
+	return client, server
+}
+
 // BenchmarkRequests is of small requests with a body of 128 bytes, answered
 // with head, body and trailers: client and server in one process.
 func BenchmarkRequests(b *testing.B) {
@@ -123,7 +129,7 @@ func BenchmarkRequests(b *testing.B) {
 		name           string
 		conns, streams int
 	}{{"1x1", 1, 1}, {"1x16", 1, 16}, {"8x16", 8, 16}} {
-		for name, pair := range map[string]func(testing.TB) (net.Conn, net.Conn){"memory": memoryPair, "loopback": tcpPair} {
+		for name, pair := range map[string]func(testing.TB) (net.Conn, net.Conn){"memory": memoryPair, "loopback": tcpPair, "tls": tlsConns} {
 			b.Run(load.name+"/"+name, func(b *testing.B) { benchOurs(b, pair, load.conns, load.streams, body) })
 		}
 		b.Run(load.name+"/net-http", func(b *testing.B) { benchStandard(b, load.conns, load.streams, body) })
@@ -142,6 +148,47 @@ func benchOurs(b *testing.B, pair func(testing.TB) (net.Conn, net.Conn), conns, 
 		ended.Go(func() { sv.Serve() })
 		clients = append(clients, cl)
 	}
+	ask(b, clients, streams, body)
+	for _, cl := range clients {
+		cl.Close()
+	}
+	ended.Wait()
+}
+
+// BenchmarkBridge is BenchmarkRequests through a proxy: two codecs more, and two
+// sockets.
+func BenchmarkBridge(b *testing.B) {
+	for _, load := range []struct {
+		name           string
+		conns, streams int
+	}{{"1x1", 1, 1}, {"8x16", 8, 16}} {
+		b.Run(load.name, func(b *testing.B) {
+			b.ReportAllocs()
+			body := make([]byte, 128)
+			var ended sync.WaitGroup
+			var clients []codec.Client
+			for range load.conns {
+				a1, b1 := tcpPair(b)
+				a2, b2 := tcpPair(b)
+				cl := NewClient(asSide(a1), &pool{}, Options{})
+				sv := NewServer(asSide(b2), &answering{body}, Options{})
+				wait, _, _ := startBridge(b, b1, a2, Options{})
+				ended.Go(func() { cl.Run() })
+				ended.Go(func() { sv.Serve() })
+				ended.Go(func() { wait() })
+				clients = append(clients, cl)
+			}
+			ask(b, clients, load.streams, body)
+			for _, cl := range clients {
+				cl.Close()
+			}
+			ended.Wait()
+		})
+	}
+}
+
+// ask makes b.N requests.
+func ask(b *testing.B, clients []codec.Client, streams int, body []byte) {
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var done sync.WaitGroup
@@ -156,10 +203,6 @@ func benchOurs(b *testing.B, pair func(testing.TB) (net.Conn, net.Conn), conns, 
 	done.Wait()
 	b.StopTimer()
 	reportCPU(b, began)
-	for _, cl := range clients {
-		cl.Close()
-	}
-	ended.Wait()
 }
 
 func benchStandard(b *testing.B, conns, streams int, body []byte) {
