@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"outrider/certs/ca"
 	"outrider/proxy/config/decode"
 	"outrider/proxy/xds"
 	"outrider/proxy/xds/xdstest"
@@ -327,4 +329,46 @@ func TestServicesOfOneNameFromTwoSourcesAreTwo(t *testing.T) {
 	})
 	r := runOver(t, bootOver(plane.Address(), "DELTA_GRPC", true), Options{DrainTime: time.Second})
 	r.eventually("each has its own", func() bool { return r.hears("l") == "a" && r.hears("m") == "b" })
+}
+
+func TestTheControlPlaneIsVerifiedByItsCluster(t *testing.T) {
+	a := says(t, "a")
+	trusted, other := newRoot(t, "trusted"), newRoot(t, "other")
+	for name, root := range map[string]*ca.CA{"a trusted one": trusted, "another": other} {
+		t.Run(name, func(t *testing.T) {
+			issued, err := root.Issue(ca.Leaf{DNS: []string{"istiod.test"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			pair, err := tls.X509KeyPair(issued.ChainPEM, issued.KeyPEM)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plane := xdstest.ListenTLS(t, "test", &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
+			plane.Set(t, xdstest.Resources{xds.ClusterType: listOf(clusterTo(t, "c", a)), xds.ListenerType: listOf(proxyTo(t, "l", "c"))})
+			boot := bootOver(plane.Address(), "DELTA_GRPC", true) + fmt.Sprintf(`
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: istiod.test
+        common_tls_context:
+          alpn_protocols: [h2]
+          validation_context:
+            trusted_ca: {inline_string: %q}
+            match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: istiod.test}}]
+`, trusted.RootPEM())
+			r := runOver(t, boot, Options{DrainTime: time.Second})
+			if root == trusted {
+				r.eventually("the push serves", func() bool { return r.hears("l") == "a" })
+				return
+			}
+			r.eventually("failures", func() bool {
+				return strings.Contains(r.get("/stats?filter=cds.update_failure"), "cluster_manager.cds.update_failure: 2")
+			})
+			if plane.Opened() != 0 {
+				t.Error("a stream was opened to a server that is not trusted")
+			}
+		})
+	}
 }

@@ -4,6 +4,7 @@ package xdstest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"sync"
@@ -31,6 +32,7 @@ type Plane struct {
 	node    string
 	network string
 	address string
+	tls     *tls.Config // nil: plaintext
 	cache   cache.SnapshotCache
 
 	mu      sync.Mutex
@@ -48,7 +50,18 @@ type Plane struct {
 // serves until the test ends.
 func Listen(t testing.TB, node, network, address string) *Plane {
 	t.Helper()
-	p := &Plane{node: node, network: network, address: address, cache: cache.NewSnapshotCache(true, cache.IDHash{}, nil), sent: map[string]int{}}
+	return listen(t, &Plane{node: node, network: network, address: address})
+}
+
+// ListenTLS is Listen on a free port of loopback, with TLS.
+func ListenTLS(t testing.TB, node string, config *tls.Config) *Plane {
+	t.Helper()
+	return listen(t, &Plane{node: node, network: "tcp", address: "127.0.0.1:0", tls: config})
+}
+
+func listen(t testing.TB, p *Plane) *Plane {
+	t.Helper()
+	p.cache, p.sent = cache.NewSnapshotCache(true, cache.IDHash{}, nil), map[string]int{}
 	p.Start(t)
 	t.Cleanup(p.Stop)
 	return p
@@ -71,6 +84,9 @@ func (p *Plane) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	p.address = ln.Addr().String()
+	if p.tls != nil {
+		ln = tls.NewListener(ln, p.tls)
+	}
 	p.server, p.done = grpc.NewServer(), make(chan struct{})
 	all := server.NewServer(context.Background(), p.cache, p.callbacks())
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(p.server, all)
