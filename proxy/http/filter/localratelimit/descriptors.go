@@ -59,7 +59,7 @@ func (m *routeMakers) compiled(list []config.RateLimit) compiledMakers {
 func (r *rules) descriptors(s filter.Stream, h *message.Head) ([]descriptor, error) {
 	req := request{s, h}
 	if r.makers != nil {
-		return make1(r.makers, req, 0, true), nil
+		return made(r.makers, req, 0, true), nil
 	}
 	route := s.Route()
 	if route == nil || route.Action == nil {
@@ -69,7 +69,7 @@ func (r *rules) descriptors(s filter.Stream, h *message.Head) ([]descriptor, err
 	if own.err != nil {
 		return nil, own.err
 	}
-	out := make1(own.list, req, r.cfg.Stage, false)
+	out := made(own.list, req, r.cfg.Stage, false)
 	host := s.VirtualHost()
 	include := route.Action.IncludeHostRates || r.cfg.VirtualHosts == config.RatesInclude ||
 		r.cfg.VirtualHosts == config.RatesOverride && len(own.list) == 0
@@ -77,11 +77,11 @@ func (r *rules) descriptors(s filter.Stream, h *message.Head) ([]descriptor, err
 		return out, nil
 	}
 	theirs := r.routeMakers.hosts.Of(host, func() compiledMakers { return r.routeMakers.compiled(host.RateLimits) })
-	return append(out, make1(theirs.list, req, r.cfg.Stage, false)...), theirs.err
+	return append(out, made(theirs.list, req, r.cfg.Stage, false)...), theirs.err
 }
 
-// make1 makes the descriptors of a list, of one stage or of all.
-func make1(list []maker, req request, stage uint32, all bool) []descriptor {
+// made makes the descriptors of a list, of one stage or of all.
+func made(list []maker, req request, stage uint32, all bool) []descriptor {
 	var out []descriptor
 	for i := range list {
 		m := &list[i]
