@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,6 +15,8 @@ import (
 
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
+	"outrider/proxy/relay"
+	"outrider/proxy/stats"
 )
 
 // answering is a server of small answers.
@@ -294,4 +297,50 @@ func BenchmarkBulk(b *testing.B) {
 		}
 	}
 	reportCPU(b, began)
+}
+
+// BenchmarkIdleMemory reports the bytes that a server's connection holds after
+// its requests, without the socket's own.
+func BenchmarkIdleMemory(b *testing.B) {
+	const conns = 500
+	o := Options{Stats: NewStats(stats.New().Root())}
+	for range b.N {
+		var ended sync.WaitGroup
+		var clients []net.Conn
+		var sides []relay.Conn
+		for range conns {
+			client, server := tcpPair(b)
+			clients = append(clients, client)
+			sides = append(sides, asSide(server))
+		}
+		raws := make([]*raw, conns)
+		for i := range raws {
+			raws[i] = newRaw(b, clients[i])
+		}
+		before := inUse()
+		for i, side := range sides {
+			ended.Go(func() { NewServer(side, &answering{[]byte("ok")}, o).Serve() })
+			io.WriteString(clients[i], preface)
+			raws[i].fr.WriteSettings()
+			raws[i].get(1, true, "user-agent", "curl/8.0", "x-request-id", "6b1d3f3e-1f0b-4f5c-9a37-6a3d8f8f0a11")
+		}
+		for _, r := range raws {
+			r.next()
+			r.next()
+			r.next()
+		}
+		b.ReportMetric(float64(inUse()-before)/conns, "B/conn")
+		for _, c := range clients {
+			c.Close()
+		}
+		ended.Wait()
+	}
+}
+
+func inUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
 }
