@@ -34,7 +34,9 @@ type Options struct {
 	// ListenersVersion and ClustersVersion are version_info of the last LDS and
 	// CDS update; nil or "" if there was none.
 	ListenersVersion, ClustersVersion func() string
-	Secrets                           func() []*certs.Handle
+	// Routes are the route configurations, inline ones too; nil for none.
+	Routes  func() []Route
+	Secrets func() []*certs.Handle
 	// Inline are the handles of inline secrets, for /certs.
 	Inline func() []*certs.Handle
 	// Drain stops the listeners (POST /drain_listeners).
@@ -85,6 +87,17 @@ type Refused struct {
 	When    time.Time
 	Details string
 	Source  proto.Message // nil if it could not be decoded
+}
+
+// Route is one route configuration. A dynamic one without a Source has not come
+// yet, or was refused.
+type Route struct {
+	Name    string
+	Dynamic bool
+	Version string // version_info of a dynamic one
+	Updated time.Time
+	Source  proto.Message
+	Refused *Refused // nil: the last update was taken
 }
 
 // Cluster is one cluster with its hosts, or one dynamic cluster of which only a

@@ -24,7 +24,31 @@ func (a *handler) sections(eds bool) []proto.Message {
 	if eds {
 		out = append(out, a.endpointsDump())
 	}
-	return append(out, a.listenersDump(), a.secretsDump())
+	out = append(out, a.listenersDump())
+	if a.opts.Routes != nil {
+		if routes := a.opts.Routes(); len(routes) > 0 {
+			out = append(out, &adminv3.ScopedRoutesConfigDump{}, routesDump(routes))
+		}
+	}
+	return append(out, a.secretsDump())
+}
+
+// routesDump shows inline routes as static, in Envoy's words, and those of RDS
+// as dynamic.
+func routesDump(all []Route) proto.Message {
+	out := &adminv3.RoutesConfigDump{}
+	for _, r := range all {
+		if !r.Dynamic {
+			out.StaticRouteConfigs = append(out.StaticRouteConfigs, &adminv3.RoutesConfigDump_StaticRouteConfig{
+				RouteConfig: pack(r.Source), LastUpdated: stamp(r.Updated),
+			})
+			continue
+		}
+		out.DynamicRouteConfigs = append(out.DynamicRouteConfigs, &adminv3.RoutesConfigDump_DynamicRouteConfig{
+			VersionInfo: r.Version, RouteConfig: pack(r.Source), LastUpdated: stamp(r.Updated), ErrorState: r.Refused.state(),
+		})
+	}
+	return out
 }
 
 // stamp is t with Envoy's resolution; nil for the zero time.
