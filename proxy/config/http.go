@@ -201,7 +201,7 @@ type RouteConfig struct {
 	// MostSpecificWins is most_specific_header_mutations_wins.
 	MostSpecificWins       bool
 	ValidateClusters       bool
-	MaxDirectResponseBytes uint32 // default 4096
+	MaxDirectResponseBytes uint32 // default 4096; 0 no limit
 	IgnorePortInHost       bool
 	IgnorePathParameters   bool // ignore_path_parameters_in_path_matching
 	PerFilter              map[string]*FilterOverride

@@ -370,7 +370,7 @@ type ExtAuthzHTTP struct {
 	URI, Cluster            string
 	Timeout                 time.Duration
 	PathPrefix              string
-	RequestAdd              [][2]string // authorization_request.headers_to_add
+	RequestAdd              [][2]string // authorization_request.headers_to_add; values are formats
 	UpstreamHeaders         []certs.StringMatcher
 	UpstreamHeadersToAppend []certs.StringMatcher
 	ClientHeaders           []certs.StringMatcher
@@ -383,8 +383,8 @@ type ExtAuthzHTTP struct {
 type GRPCService struct {
 	Cluster, Authority string
 	Target             string
-	Timeout            time.Duration
-	Metadata           [][2]string
+	Timeout            time.Duration // default 200 ms
+	Metadata           [][2]string   // initial_metadata; values are formats
 }
 
 // HeaderMutationRules is

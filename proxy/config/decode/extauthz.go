@@ -81,7 +81,10 @@ func (d *decoder) stringList(l *matcherv3.ListStringMatcher, place at) []certs.S
 func (d *decoder) grpcService(s *corev3.GrpcService, place at) *config.GRPCService {
 	out := &config.GRPCService{Timeout: duration(s.GetTimeout(), defaultAuthzTimeout, place.in("timeout"))}
 	for i, h := range s.GetInitialMetadata() {
-		out.Metadata = append(out.Metadata, header(h, place.item("initial_metadata", i)))
+		in := place.item("initial_metadata", i)
+		one := header(h, in)
+		d.format(one[1], in.in("value"))
+		out.Metadata = append(out.Metadata, one)
 	}
 	e := s.GetEnvoyGrpc()
 	if e == nil {
@@ -116,7 +119,13 @@ func (d *decoder) authzHTTP(s *authzv3.HttpService, filter *config.ExtAuthz, pla
 		filter.AllowedSet, filter.AllowedHeaders = true, d.stringList(old, in.in("allowed_headers"))
 	}
 	for i, h := range request.GetHeadersToAdd() {
-		out.RequestAdd = append(out.RequestAdd, header(h, in.item("headers_to_add", i)))
+		place := in.item("headers_to_add", i)
+		one := header(h, place)
+		if !changeable(one[0]) {
+			place.in("key").bad("%q: pseudo-headers and host may not be changed here", shorten(h.GetKey()))
+		}
+		d.format(one[1], place.in("value"))
+		out.RequestAdd = append(out.RequestAdd, one)
 	}
 	answer, in := s.GetAuthorizationResponse(), place.in("authorization_response")
 	out.UpstreamHeaders = d.stringList(answer.GetAllowedUpstreamHeaders(), in.in("allowed_upstream_headers"))

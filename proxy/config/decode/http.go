@@ -165,7 +165,7 @@ func (d *decoder) hcmLogOptions(c *hcmv3.HttpConnectionManager, out *config.HTTP
 
 // requestID takes Envoy's own extension, which is the default too.
 func (d *decoder) requestID(e *hcmv3.RequestIDExtension, place at) {
-	if e == nil {
+	if e.GetTypedConfig() == nil {
 		return
 	}
 	in := place.in("typed_config")

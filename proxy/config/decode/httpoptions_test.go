@@ -147,3 +147,14 @@ func TestTypedStructsHoldAnyFilter(t *testing.T) {
 		}
 	}
 }
+
+func TestNoLimitOfDirectResponsesIsZero(t *testing.T) {
+	text := string(changed(t, toUp, "direct_response: {status: 200, body: {inline_string: "+strings.Repeat("a", 4097)+"}}"))
+	if _, err := Bootstrap([]byte(text), Options{}); err == nil {
+		t.Error("4097 bytes are taken by default")
+	}
+	text = strings.Replace(text, inRoutes, inRoutes+"\n            max_direct_response_body_size_bytes: 0", 1)
+	if _, err := Bootstrap([]byte(text), Options{}); err != nil {
+		t.Error(err)
+	}
+}

@@ -3,6 +3,7 @@ package decode
 import (
 	"cmp"
 	"encoding/json"
+	"net/url"
 	"strings"
 	"time"
 
@@ -46,7 +47,8 @@ func (d *decoder) jwt(c *jwtv3.JwtAuthentication, place at) *config.JWTAuthn {
 		case *jwtv3.RequirementRule_Requires:
 			rule.Requires = scope.requirement(v.Requires, in.in("requires"))
 		case *jwtv3.RequirementRule_RequirementName:
-			if rule.Requires = out.Requirements[v.RequirementName]; rule.Requires == nil {
+			named := false
+			if rule.Requires, named = out.Requirements[v.RequirementName]; !named {
 				in.in("requirement_name").bad("%q is not in requirement_map", shorten(v.RequirementName))
 			}
 		}
@@ -152,7 +154,10 @@ func (d *decoder) jwtProvider(p *jwtv3.JwtProvider, place at) *config.JWTProvide
 	for _, h := range p.GetFromHeaders() {
 		out.FromHeaders = append(out.FromHeaders, config.JWTHeader{Name: strings.ToLower(h.GetName()), Prefix: h.GetValuePrefix()})
 	}
-	for _, c := range p.GetClaimToHeaders() {
+	for i, c := range p.GetClaimToHeaders() {
+		if c.GetClaimName() == "" {
+			place.item("claim_to_headers", i).in("claim_name").bad("must be set")
+		}
 		out.ClaimToHeaders = append(out.ClaimToHeaders, [2]string{strings.ToLower(c.GetHeaderName()), c.GetClaimName()})
 	}
 	switch v := p.GetJwksSourceSpecifier().(type) {
@@ -193,6 +198,9 @@ func (d *decoder) remoteJWKS(r *jwtv3.RemoteJwks, place at) *config.RemoteJWKS {
 		AsyncFetch:    r.GetAsyncFetch() != nil,
 		FastListener:  r.GetAsyncFetch().GetFastListener(),
 		FailedRefetch: duration(r.GetAsyncFetch().GetFailedRefetchDuration(), defaultFailedRefetch, place.in("async_fetch").in("failed_refetch_duration")),
+	}
+	if u, err := url.Parse(out.URI); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		in.in("uri").bad("%q is not an http or https URL", shorten(out.URI))
 	}
 	d.refer(toCluster, out.Cluster, in.in("cluster"))
 	p := r.GetRetryPolicy()

@@ -208,7 +208,7 @@ func (s *routeScope) directReply(r *routev3.DirectResponseAction, place at) *con
 	if r.GetBody() != nil {
 		in := place.in("body")
 		out.Body, _, _ = s.d.data(r.GetBody(), in)
-		if limit := s.config.MaxDirectResponseBytes; uint64(len(out.Body)) > uint64(limit) {
+		if limit := s.config.MaxDirectResponseBytes; limit > 0 && uint64(len(out.Body)) > uint64(limit) {
 			contentOf(r.GetBody(), in).bad("has %d bytes: max_direct_response_body_size_bytes is %d", len(out.Body), limit)
 		}
 	}

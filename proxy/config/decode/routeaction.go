@@ -106,6 +106,9 @@ func (s *routeScope) weighted(w *routev3.WeightedCluster, place at) *config.Weig
 			HostRewrite: c.GetHostRewriteLiteral(),
 			PerFilter:   s.d.perFilter(c.GetTypedPerFilterConfig(), in),
 		}
+		if c.GetWeight() == nil {
+			in.in("weight").bad("must be set")
+		}
 		switch {
 		case one.Name != "" && one.Header != "":
 			in.in("cluster_header").bad("cannot be set together with name")
