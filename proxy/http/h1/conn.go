@@ -19,7 +19,8 @@ type conn struct {
 	server bool
 	opened time.Time
 
-	in input // of the goroutine that reads
+	in          input // of the goroutine that reads
+	headLimited bool  // there is a deadline for a head; of the same
 
 	active       atomic.Int32
 	bytesWritten atomic.Uint64
@@ -155,7 +156,7 @@ func (c *conn) closeLater() {
 		return
 	}
 	c.draining, c.closing = true, true
-	_ = c.nc.SetWriteDeadline(flushBy(closingTime))
+	_ = c.nc.SetWriteDeadline(fromNow(closingTime))
 	c.wakeWriter()
 }
 

@@ -12,7 +12,8 @@ func (s *stream) sendRequest(h *message.Head, end bool) {
 	s.headSent = true
 	s.head = h.Method == "HEAD"
 	s.connect = h.Method == "CONNECT"
-	s.upgrade = !s.connect && asksUpgrade(h)
+	_, hasLength := length(h.Fields)
+	s.upgrade = !s.connect && !hasLength && asksUpgrade(h)
 	s.close = hasToken(h.Fields.Value("connection"), "close")
 	s.kind, s.left = s.requestBody(h, end)
 	q := &c.out
@@ -93,7 +94,7 @@ func (s *stream) sendResponse(h *message.Head, end bool) {
 	s.headSent = true
 	s.status = h.Status
 	connection := h.Fields.Value("connection")
-	if c.draining || hasToken(connection, "close") {
+	if c.draining || hasToken(connection, "close") || h.Status == 101 && !s.upgrade {
 		s.close = true
 	}
 	tunnel := s.tunnel()

@@ -30,7 +30,7 @@ const (
 	lingerTime = time.Second
 )
 
-func flushBy(d time.Duration) time.Time { return time.Now().Add(d) }
+func fromNow(d time.Duration) time.Time { return time.Now().Add(d) }
 
 // isEnd reports whether err is the end of the peer's direction.
 func isEnd(err error) bool { return errors.Is(err, io.EOF) }
@@ -58,10 +58,15 @@ func (c *conn) finish(err error) *codec.End {
 	if s != nil || !c.closing || end.By != codec.ByFIN { // else all is complete, and may take its time
 		_ = c.nc.SetWriteDeadline(flushDeadline(end.By))
 	}
-	c.stopped, c.finishing, c.draining, c.changed = true, true, true, true
+	c.stopped, c.finishing, c.draining = true, true, true
+	c.changed = c.changed || !c.server // the pool hears of the end in any case
 	tell := s != nil && s.r != nil && !s.muted && !s.over
 	if s != nil {
 		c.forget(s)
+		s.muted = true
+		if c.owing == s {
+			c.owing = nil
+		}
 	}
 	for c.telling {
 		c.wait()
@@ -105,10 +110,12 @@ func (c *conn) answer(s *stream, m *mistake) {
 	if m.status == 0 || s != nil && (s.headSent || s.muted) || c.stopped {
 		return
 	}
-	text := phrase(m.status)
+	text := m.text()
 	c.status(m.status, false)
 	c.field("content-length", strconv.Itoa(len(text)))
-	c.field("content-type", "text/plain")
+	if text != "" {
+		c.field("content-type", "text/plain")
+	}
 	c.field("connection", "close")
 	c.out.text("\r\n")
 	c.out.text(text)
@@ -119,7 +126,7 @@ func flushDeadline(by codec.Closer) time.Time {
 	if by == codec.ByRST || by == codec.ByTimeout {
 		return longAgo()
 	}
-	return flushBy(flushTime)
+	return fromNow(flushTime)
 }
 
 // linger ends our direction and waits for the peer to end its own, so that
@@ -128,7 +135,7 @@ func (c *conn) linger() {
 	if c.nc.CloseWrite() != nil {
 		return
 	}
-	_ = c.nc.SetReadDeadline(flushBy(lingerTime))
+	_ = c.nc.SetReadDeadline(fromNow(lingerTime))
 	c.in.drop()
 	buf := readBuffers.Get().(*[readSize]byte)
 	defer readBuffers.Put(buf)

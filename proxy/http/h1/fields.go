@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"sync"
+	"time"
 
 	"outrider/proxy/http/message"
 )
@@ -34,6 +35,7 @@ type block struct {
 	limit, maxFields int
 	trailers         bool // there is no first line
 	noBlank          bool // nothing may be before the first line
+	timeout          time.Duration
 	drop             bool // check only
 
 	at, seen int // bytes taken; bytes looked at for the end of the line

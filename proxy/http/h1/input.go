@@ -102,8 +102,34 @@ func (c *conn) readFailure(err error) error {
 		return c.stop
 	case c.writeErr != nil:
 		return c.writeErr
+	case c.headLimited:
+		return refused(408, detailTimeout, "the head has not come within %s", c.o.HeadTimeout)
 	}
 	return err
+}
+
+// limitHead sets the deadline of a head that has come in part.
+func (c *conn) limitHead(b *block) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop == nil {
+		_ = c.nc.SetReadDeadline(fromNow(b.timeout))
+		c.headLimited = true
+	}
+	b.timeout = 0
+}
+
+// unlimitHead takes it back.
+func (c *conn) unlimitHead() {
+	if !c.headLimited {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.headLimited = false
+	if c.stop == nil {
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
 }
 
 // readBlock takes a head or trailers; first is called with the first line. It
@@ -125,6 +151,9 @@ func (c *conn) readBlock(b *block, first func(line []byte) *mistake) error {
 				return m
 			}
 		case needMore:
+			if b.timeout > 0 && c.in.len() > 0 {
+				c.limitHead(b)
+			}
 			if err := c.fill(); err != nil {
 				if err == io.EOF && c.in.len() > 0 {
 					err = io.ErrUnexpectedEOF

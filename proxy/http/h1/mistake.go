@@ -18,6 +18,7 @@ const (
 	detailConnection     = "http1.connection_header_rejected"
 	detailAuthority      = "http.invalid_authority"
 	detailVersion        = "low_version"
+	detailTimeout        = "request_header_timeout"
 )
 
 // mistake is what the peer did wrong. status answers it, if it is a request.
@@ -25,6 +26,14 @@ type mistake struct {
 	status  int
 	details string
 	what    string
+}
+
+// text is the body of the answer, which Envoy gives to mistakes of its codec.
+func (m *mistake) text() string {
+	if m.details == detailTimeout {
+		return ""
+	}
+	return phrase(m.status)
 }
 
 // Error says what was refused.

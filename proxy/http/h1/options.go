@@ -2,6 +2,7 @@ package h1
 
 import (
 	"log/slog"
+	"time"
 
 	"outrider/proxy/stats"
 )
@@ -32,6 +33,10 @@ type Options struct {
 	// MaxHeaderBytes and MaxHeaders limit a head and the trailers: bytes on the
 	// wire, and fields with Host. A client's default of the first is 80 KiB.
 	MaxHeaderBytes, MaxHeaders int
+	// HeadTimeout is how long a request's head may take from its first byte; 0
+	// is for ever. Such a request is refused with 408
+	// (request_headers_timeout).
+	HeadTimeout time.Duration
 	// BufferLimit is how many bytes may wait to be written before SendData
 	// takes more only on credit (per_connection_buffer_limit_bytes).
 	BufferLimit int

@@ -146,7 +146,7 @@ func (c *conn) hasWork() bool {
 
 // owesNow reports whether there is room again for what is owed; mu is held.
 func (c *conn) owesNow() bool {
-	return c.owing != nil && c.out.size <= c.o.BufferLimit
+	return c.owing != nil && c.owing.r != nil && c.out.size <= c.o.BufferLimit
 }
 
 // tell calls those who have to hear something; mu is held, but not while they
@@ -176,7 +176,7 @@ func (c *conn) tell() {
 func (c *conn) write(p *piece) {
 	stopped := c.writeErr != nil
 	if c.closing && !c.finishing {
-		_ = c.nc.SetWriteDeadline(flushBy(closingTime))
+		_ = c.nc.SetWriteDeadline(fromNow(closingTime))
 	}
 	c.mu.Unlock()
 	var err error
@@ -219,6 +219,6 @@ func (c *conn) broken(err error) {
 	case c.server || c.eof:
 		c.stopLocked(err)
 	case c.stop == nil:
-		_ = c.nc.SetReadDeadline(flushBy(flushTime))
+		_ = c.nc.SetReadDeadline(fromNow(flushTime))
 	}
 }

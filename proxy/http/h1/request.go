@@ -112,8 +112,10 @@ type request struct {
 func (c *conn) readRequest() (request, error) {
 	b := newBlock(c.o, false)
 	defer b.release()
+	b.timeout = c.o.HeadTimeout
 	var line requestLine
 	err := c.readBlock(b, line.parse)
+	c.unlimitHead()
 	if err != nil {
 		return request{}, err
 	}

@@ -123,7 +123,7 @@ func (s *server) serveRequest() error {
 	}
 	end := r.body == bodyNone && !r.upgrade
 	s.begin(st)
-	if st.r = s.requests.Request(st); st.r == nil {
+	if !st.receive(s.requests.Request(st)) {
 		r.head.Release()
 		return &mistake{status: 503, what: "the request was not taken"}
 	}
@@ -136,6 +136,18 @@ func (s *server) serveRequest() error {
 		return s.readUpgrade(st)
 	}
 	return c.readBody(st, body{kind: r.body, left: r.left})
+}
+
+// receive sets the receiver, and reports whether there is one. What was sent
+// before may be gone by now.
+func (s *stream) receive(r codec.Receiver) bool {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.r = r; c.owing == s {
+		c.wakeWriter()
+	}
+	return r != nil
 }
 
 // requestsOver reports whether the connection was closing when a request came.
@@ -194,8 +206,8 @@ func (s *server) refuse(err error) error {
 	}
 	st := &stream{c: c, close: true, remoteDone: true}
 	s.begin(st)
-	refusal := Refusal{Status: m.status, Details: m.details, Body: phrase(m.status), Err: m}
-	if st.r = f.Refuse(st, refusal); st.r == nil {
+	refusal := Refusal{Status: m.status, Details: m.details, Body: m.text(), Err: m}
+	if !st.receive(f.Refuse(st, refusal)) {
 		return m
 	}
 	return nil

@@ -341,4 +341,3 @@ func TestGoClientUnderstandsServer(t *testing.T) {
 		}
 	}
 }
-

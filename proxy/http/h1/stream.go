@@ -130,6 +130,11 @@ func (s *stream) Reset(r codec.Reason) {
 		c.closeLater()
 		return
 	}
+	if !c.server && !s.headSent { // the server knows nothing of it
+		c.requests--
+		c.wakeWriter()
+		return
+	}
 	c.draining = true
 	c.stopLocked(errReset)
 }
