@@ -33,7 +33,13 @@ type source struct {
 	mu      sync.Mutex // guards what follows
 	keys    keys
 	until   time.Time // when the keys are too old
-	loading chan struct{}
+	loading *flight
+}
+
+// flight is a fetch that others wait for. err is written before done is closed.
+type flight struct {
+	done chan struct{}
+	err  error
 }
 
 // counters are of all sources.
@@ -56,39 +62,44 @@ func (s *source) get(ctx context.Context) (keys, error) {
 		if ks := s.current(time.Now()); ks != nil || s.remote == nil {
 			return ks, nil
 		}
-		s.mu.Lock()
-		wait := s.loading
-		if wait == nil {
-			s.loading = make(chan struct{})
-		}
-		s.mu.Unlock()
-		if wait == nil {
-			return s.lead(ctx)
+		f, first := s.join()
+		if first {
+			return s.lead(ctx, f)
 		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-wait:
+		case <-f.done:
 		}
-		if ks := s.current(time.Now()); ks != nil {
-			return ks, nil
+		// If only the request that fetched went away, somebody else has to.
+		if f.err != nil && !errors.Is(f.err, context.Canceled) {
+			return nil, f.err
 		}
-		// Whoever fetched has failed, maybe only because its request went away.
 	}
 }
 
+// join is the fetch that is under way, or a new one that is the caller's.
+func (s *source) join() (f *flight, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.loading == nil {
+		s.loading = &flight{done: make(chan struct{})}
+		return s.loading, true
+	}
+	return s.loading, false
+}
+
 // lead fetches for all who wait.
-func (s *source) lead(ctx context.Context) (keys, error) {
+func (s *source) lead(ctx context.Context, f *flight) (keys, error) {
 	ks, err := s.fetch(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(s.loading)
-	s.loading = nil
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.keys, s.until = ks, time.Now().Add(s.remote.CacheTime)
 	}
-	s.keys, s.until = ks, time.Now().Add(s.remote.CacheTime)
-	return ks, nil
+	f.err, s.loading = err, nil
+	close(f.done)
+	return ks, err
 }
 
 // fetch asks for the set, and asks again as the retry policy says.

@@ -15,13 +15,13 @@ import (
 // token is a JSON Web Token that is well formed. Nothing of it is true before
 // its signature is verified.
 type token struct {
-	raw                string
-	alg, kid           string
-	iss, sub           string
-	iat, nbf, exp      uint64 // Unix seconds; 0: the claim is not there
-	audiences          []string
-	header, payload    *structpb.Struct
-	payloadBase64      string // as it is in the token
+	raw             string
+	alg, kid        string
+	iss, sub        string
+	iat, nbf, exp   uint64 // Unix seconds; 0: the claim is not there
+	audiences       []string
+	header, payload *structpb.Struct
+	payloadBase64   string // as it is in the token
 }
 
 // algorithms are those that Envoy 1.40 verifies.
@@ -153,8 +153,11 @@ func textClaim(s *structpb.Struct, name string, into *string) bool {
 	return is
 }
 
-// decode is base64url, padded or not.
+// decode is base64url, padded or not, with white space that is no part of it.
 func decode(s string) ([]byte, error) {
+	if strings.ContainsAny(s, " \t") {
+		s = strings.NewReplacer(" ", "", "\t", "").Replace(s)
+	}
 	return base64.RawURLEncoding.DecodeString(strings.TrimRight(s, "="))
 }
 
