@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/proxy/config"
+	"outrider/proxy/flow"
 )
 
 // metadataRule is a rule on the dynamic metadata.
@@ -82,4 +83,9 @@ func matchNumber(m *config.NumberMatcher, n float64) bool {
 		return n == *m.Exact
 	}
 	return m.Start <= n && n < m.End
+}
+
+// MatchMetadata reports whether dynamic metadata match, for routes.
+func MatchMetadata(m *config.MetadataMatcher, info *flow.Info) bool {
+	return metadataRule{m}.match((*facts)(info))
 }
