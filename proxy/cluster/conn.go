@@ -28,6 +28,9 @@ type Conn struct {
 	err    error // of the close
 }
 
+// ReadLazy is that of the embedded connection (relay.Lazy).
+func (c *Conn) ReadLazy(b relay.Buffer) (int, error) { return relay.ReadLazy(c.Conn, b) }
+
 // Host is the other end.
 func (c *Conn) Host() *Host { return c.host }
 

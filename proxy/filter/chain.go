@@ -101,6 +101,9 @@ type Conn struct {
 	mu sync.Mutex
 }
 
+// ReadLazy is that of the connection itself (relay.Lazy).
+func (c *Conn) ReadLazy(b relay.Buffer) (int, error) { return relay.ReadLazy(c.Conn, b) }
+
 // filter is a network filter that is not terminal.
 type filter interface {
 	// admit lets the connection pass or says why it does not; it may wait.

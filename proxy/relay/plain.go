@@ -29,6 +29,8 @@ type plain struct {
 	// read would allocate.
 	attempt func(fd uintptr) bool
 	buf     *buffer // what attempt has filled; nil while nothing was there
+	lazy    func(fd uintptr) bool
+	into    Buffer
 	n       int
 	err     error
 }

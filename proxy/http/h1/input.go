@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"outrider/proxy/relay"
 )
 
 // readSize holds four records of TLS.
@@ -46,8 +48,8 @@ func (in *input) lastRead() time.Time {
 	return time.Time{}
 }
 
-// room makes room behind what is there.
-func (in *input) room() {
+// Take makes room behind what is there (relay.Buffer).
+func (in *input) Take() []byte {
 	switch {
 	case in.buf == nil:
 		in.pooled = readBuffers.Get().(*[readSize]byte)
@@ -61,20 +63,28 @@ func (in *input) room() {
 		in.drop()
 		in.buf, in.end = larger, n
 	}
+	return in.buf[in.end:]
+}
+
+// Drop gives an empty buffer back (relay.Buffer).
+func (in *input) Drop() {
+	if in.len() == 0 {
+		in.drop()
+	}
 }
 
 // fill reads at least one byte. It blocks holding no buffer if there is nothing
 // in it.
 func (c *conn) fill() error {
 	in := &c.in
+	var n int
+	var err error
 	if in.len() == 0 {
 		in.drop()
-		if err := c.nc.WaitReadable(); err != nil {
-			return c.readFailure(err)
-		}
+		n, err = relay.ReadLazy(c.nc, in)
+	} else {
+		n, err = c.nc.Read(in.Take())
 	}
-	in.room()
-	n, err := c.nc.Read(in.buf[in.end:])
 	if n > 0 {
 		in.end += n
 		in.bytes += uint64(n)
@@ -83,9 +93,6 @@ func (c *conn) fill() error {
 	}
 	if err == nil {
 		err = io.ErrNoProgress
-	}
-	if in.len() == 0 {
-		in.drop()
 	}
 	return c.readFailure(err)
 }
