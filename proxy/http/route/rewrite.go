@@ -153,6 +153,9 @@ func (m *Match) RewriteHost(h *message.Head, host string) {
 		}
 		h.Fields.Set("x-forwarded-host", was)
 	}
+	if h.Authority != "" && h.Authority != host {
+		h.Fields.Set("x-envoy-original-host", h.Authority)
+	}
 	h.Authority = host
 }
 
