@@ -205,3 +205,35 @@ func TestRateHoldsRequestsBack(t *testing.T) {
 		}
 	})
 }
+
+func TestDeltaAnswersAskForNothing(t *testing.T) {
+	inBubble(t, Options{Delta: true}, func(r *rig) {
+		r.taken[EndpointType].bad["a"] = errors.New("no")
+		r.subscribe(EndpointType, "a")
+		r.stream()
+		request[delta1](r)
+		r.s.answers <- delta(t, EndpointType, "1", endpoints("a"))
+		synctest.Wait()
+		begin := time.Now()
+		r.subscribe(EndpointType, "b")
+		ask, nack := request[delta1](r), request[delta1](r)
+		if ask.GetResponseNonce() != "" || ask.GetErrorDetail() != nil || !slices.Equal(ask.GetResourceNamesSubscribe(), []string{"b"}) {
+			t.Errorf("first %v, want b asked for alone", ask)
+		}
+		if nack.GetResponseNonce() != "n1" || nack.GetErrorDetail() == nil || len(nack.GetResourceNamesSubscribe()) != 0 {
+			t.Errorf("then %v, want the refusal alone", nack)
+		}
+		if took := time.Since(begin); took != firstPause {
+			t.Errorf("the refusal came after %s, want %s", took, firstPause)
+		}
+		resume := r.client.Pause(EndpointType)
+		r.s.answers <- delta(t, EndpointType, "2", endpoints("b"))
+		synctest.Wait()
+		r.subscribe(EndpointType, "c")
+		resume()
+		ack, ask := request[delta1](r), request[delta1](r)
+		if ack.GetResponseNonce() != "n2" || len(ack.GetResourceNamesSubscribe()) != 0 || ask.GetResponseNonce() != "" || len(ask.GetResourceNamesSubscribe()) != 1 {
+			t.Errorf("got %v and %v, want an acknowledgement, then c asked for", ack, ask)
+		}
+	})
+}

@@ -64,24 +64,31 @@ func (c *Client) next(now time.Time) (request proto.Message, wait time.Duration)
 	if left := c.limit(now); left > 0 {
 		return nil, left
 	}
-	return c.request(ready), 0
+	return c.request(ready, now), 0
 }
 
 // due is when the next request of the type goes out; has is false if there is
-// none.
+// none. What is asked for does not wait for a refusal.
 func (k *kind) due() (at time.Time, has bool) {
 	switch {
 	case k.paused > 0:
 		return at, false
 	case !k.begun:
 		return at, len(k.refs) > 0
-	case len(k.acks) > 0 && k.acks[0].err != nil:
-		if k.moved() {
-			return at, true // what is asked for must not wait for the refusal
-		}
-		return k.nackDue, true
+	case k.moved():
+		return at, true
+	case len(k.acks) > 0:
+		return k.ackDue(), true
 	}
-	return at, len(k.acks) > 0 || k.moved()
+	return at, false
+}
+
+// ackDue is when the first of acks may go out.
+func (k *kind) ackDue() time.Time {
+	if k.acks[0].err == nil {
+		return time.Time{}
+	}
+	return k.nackDue
 }
 
 // moved says that the names are others than the server knows.
@@ -106,34 +113,47 @@ func (c *Client) limit(now time.Time) time.Duration {
 }
 
 // request makes the type's next request, and counts it as sent; mu is held.
-func (c *Client) request(k *kind) proto.Message {
+func (c *Client) request(k *kind, now time.Time) proto.Message {
 	node := c.node()
-	first := !k.begun
+	if c.opts.Delta {
+		return k.delta(node, now)
+	}
 	k.begun = true
-	var one ack
+	out := &discoveryv3.DiscoveryRequest{
+		Node: node, TypeUrl: k.URL, ResourceNames: k.names(), VersionInfo: k.version, ResponseNonce: k.nonce,
+	}
 	if len(k.acks) > 0 {
-		one, k.acks = k.acks[0], k.acks[1:]
+		out.ErrorDetail, k.acks = k.acks[0].err, k.acks[1:]
 	}
-	defer func() {
-		clear(k.subscribe)
-		clear(k.unsubscribe)
-		k.changed = false
-	}()
-	if !c.opts.Delta {
-		return &discoveryv3.DiscoveryRequest{
-			Node: node, TypeUrl: k.URL, ResourceNames: k.names(), VersionInfo: k.version,
-			ResponseNonce: k.nonce, ErrorDetail: one.err,
-		}
-	}
-	out := &discoveryv3.DeltaDiscoveryRequest{Node: node, TypeUrl: k.URL, ResponseNonce: one.nonce, ErrorDetail: one.err}
-	if first {
-		out.ResourceNamesSubscribe = k.names()
-		out.InitialResourceVersions = k.versions()
-		return out
-	}
-	out.ResourceNamesSubscribe = slices.Sorted(maps.Keys(k.subscribe))
-	out.ResourceNamesUnsubscribe = slices.Sorted(maps.Keys(k.unsubscribe))
+	k.told()
 	return out
+}
+
+// delta makes an incremental request. One that answers does not ask for
+// anything: istiod takes no notice of what a refusal asks for.
+func (k *kind) delta(node *corev3.Node, now time.Time) *discoveryv3.DeltaDiscoveryRequest {
+	out := &discoveryv3.DeltaDiscoveryRequest{Node: node, TypeUrl: k.URL}
+	switch {
+	case !k.begun:
+		k.begun = true
+		out.ResourceNamesSubscribe, out.InitialResourceVersions = k.names(), k.versions()
+		k.told()
+	case len(k.acks) > 0 && !k.ackDue().After(now):
+		out.ResponseNonce, out.ErrorDetail = k.acks[0].nonce, k.acks[0].err
+		k.acks = k.acks[1:]
+	default:
+		out.ResourceNamesSubscribe = slices.Sorted(maps.Keys(k.subscribe))
+		out.ResourceNamesUnsubscribe = slices.Sorted(maps.Keys(k.unsubscribe))
+		k.told()
+	}
+	return out
+}
+
+// told says that the server knows the names as they are.
+func (k *kind) told() {
+	clear(k.subscribe)
+	clear(k.unsubscribe)
+	k.changed = false
 }
 
 // node is the node, if the request must have it.

@@ -6,7 +6,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -40,6 +43,7 @@ type Plane struct {
 	done    chan struct{} // guarded by mu
 	version int           // guarded by mu
 	nacks   []string      // guarded by mu
+	asked   []Request     // guarded by mu
 	acks    int           // guarded by mu
 	opened  int           // guarded by mu; streams so far
 	// sent are the resources of all answers, by type URL. Guarded by mu.
@@ -131,6 +135,26 @@ func (p *Plane) Set(t testing.TB, all Resources) {
 	}
 }
 
+// Request is what a request said, of either protocol.
+type Request struct {
+	Type string // the message's name
+	// Names are resource_names, or resource_names_subscribe and, with a minus,
+	// resource_names_unsubscribe; sorted.
+	Names []string
+	Have  []string // the names of initial_resource_versions, sorted
+	// Version is version_info; Answer says that it has a nonce, Refused that it
+	// has error_detail, Node that it has the node.
+	Version               string
+	Answer, Refused, Node bool
+}
+
+// Requests are all requests so far.
+func (p *Plane) Requests() []Request {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.asked)
+}
+
 // Nacks are the texts of the refusals so far.
 func (p *Plane) Nacks() []string {
 	p.mu.Lock()
@@ -159,9 +183,11 @@ func (p *Plane) Sent(typeURL string) int {
 	return p.sent[typeURL]
 }
 
-func (p *Plane) note(nonce, detail string) {
+func (p *Plane) note(nonce, detail string, r Request) {
+	r.Type = r.Type[strings.LastIndexByte(r.Type, '.')+1:]
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked = append(p.asked, r)
 	switch {
 	case detail != "":
 		p.nacks = append(p.nacks, detail)
@@ -187,11 +213,21 @@ func (p *Plane) callbacks() server.CallbackFuncs {
 	return server.CallbackFuncs{
 		StreamOpenFunc: p.open, DeltaStreamOpenFunc: p.open,
 		StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error {
-			p.note(r.GetResponseNonce(), r.GetErrorDetail().GetMessage())
+			p.note(r.GetResponseNonce(), r.GetErrorDetail().GetMessage(), Request{
+				Type: r.GetTypeUrl(), Names: slices.Sorted(slices.Values(r.GetResourceNames())), Version: r.GetVersionInfo(),
+				Answer: r.GetResponseNonce() != "", Refused: r.GetErrorDetail() != nil, Node: r.GetNode() != nil,
+			})
 			return nil
 		},
 		StreamDeltaRequestFunc: func(_ int64, r *discoveryv3.DeltaDiscoveryRequest) error {
-			p.note(r.GetResponseNonce(), r.GetErrorDetail().GetMessage())
+			names := slices.Clone(r.GetResourceNamesSubscribe())
+			for _, n := range r.GetResourceNamesUnsubscribe() {
+				names = append(names, "-"+n)
+			}
+			p.note(r.GetResponseNonce(), r.GetErrorDetail().GetMessage(), Request{
+				Type: r.GetTypeUrl(), Names: slices.Sorted(slices.Values(names)), Have: slices.Sorted(maps.Keys(r.GetInitialResourceVersions())),
+				Answer: r.GetResponseNonce() != "", Refused: r.GetErrorDetail() != nil, Node: r.GetNode() != nil,
+			})
 			return nil
 		},
 		StreamResponseFunc: func(_ context.Context, _ int64, _ *discoveryv3.DiscoveryRequest, a *discoveryv3.DiscoveryResponse) {
