@@ -71,5 +71,6 @@ func TestWhatIsAttachedGoesWithTheThing(t *testing.T) {
 			t.Fatal("the value is still there after its thing has gone")
 		}
 		runtime.Gosched()
+		runtime.KeepAlive(&a)
 	}
 }

@@ -111,9 +111,13 @@ func TestADelayHoldsTheRequestAndAnAbortMayFollow(t *testing.T) {
 		t.Errorf("counters (-want +got):\n%s", diff)
 	}
 	cfg.Abort = &config.FaultAbort{Status: 500, PPM: million}
-	s = start(t, stats.New(), cfg)
+	reg = stats.New()
+	s = start(t, reg, cfg)
 	s.RequestHead(filtertest.Request("GET", "/"), true)
 	s.Advance(time.Second)
+	if n := filtertest.Scope(reg).Gauge("fault.active_faults").Value(); n != 1 {
+		t.Errorf("%d active faults of one request, want 1", n)
+	}
 	if s.Replied == nil || s.Replied.Status != 500 || s.Info().Flags != flow.DelayInjected|flow.FaultInjected {
 		t.Errorf("replied %+v with flags %v, want an abort after the delay", s.Replied, s.Info().Flags)
 	}

@@ -14,12 +14,14 @@ import (
 type scripted struct {
 	filter.Pass
 	head, data, trailers filter.Action
+	seen                 string // the data that it was called with
 	response             func(h *message.Head) filter.Action
 	ended                *int
 }
 
 func (f *scripted) RequestHead(*message.Head, bool) filter.Action { return f.head }
 func (f *scripted) RequestData(p []byte, _ bool) ([]byte, filter.Action) {
+	f.seen += string(p)
 	return p, f.data
 }
 func (f *scripted) RequestTrailers(*message.Fields) filter.Action { return f.trailers }
@@ -70,12 +72,12 @@ func TestStopAllKeepsTheFilterFromWhatFollowsUntilItResumes(t *testing.T) {
 	s := start(t, f)
 	s.RequestHead(filtertest.Request("POST", "/"), false)
 	s.RequestData("body", true)
-	if s.Up.Head != nil {
-		t.Fatal("the head has passed")
+	if s.Up.Head != nil || f.seen != "" {
+		t.Fatalf("the head has passed, or the filter was called with %q", f.seen)
 	}
 	s.ResumeRequest()
-	if s.Up.Head == nil || string(s.Up.Body) != "body" || !s.Up.End {
-		t.Errorf("passed %+v, want all of the request", s.Up)
+	if s.Up.Head == nil || string(s.Up.Body) != "body" || !s.Up.End || f.seen != "body" {
+		t.Errorf("passed %+v, the filter has seen %q; want all of the request", s.Up, f.seen)
 	}
 }
 

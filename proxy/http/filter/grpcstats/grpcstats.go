@@ -92,7 +92,7 @@ func (c *counter) RequestData(p []byte, _ bool) ([]byte, filter.Action) {
 
 // ResponseHead counts the end of a call that has no trailers.
 func (c *counter) ResponseHead(h *message.Head, end bool) filter.Action {
-	c.answers = c.grpc && (end || isGRPC(h))
+	c.answers = c.grpc && h.Status == 200 && isGRPC(h)
 	c.status(h.Fields)
 	if end {
 		c.duration()

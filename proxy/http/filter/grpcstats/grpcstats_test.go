@@ -123,6 +123,30 @@ func TestCallsAndMessagesAreCounted(t *testing.T) {
 	}
 }
 
+func TestTheBodyOfWhatIsNoAnswerOfGRPCIsNotCounted(t *testing.T) {
+	for _, head := range [][]string{{"content-type", "text/html"}, {"content-type", "application/grpc"}} {
+		reg := stats.New()
+		d := filtertest.Deps(reg)
+		d.Clusters = filtertest.StaticClusters(t, reg, map[string]int{"c": 1}, nil)
+		f, err := New(&config.HTTPFilter{Config: &config.GRPCStats{}}, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := filtertest.New(t)
+		s.ClusterIs = "c"
+		s.Start(f).RequestHead(filtertest.Request("POST", "/S/M", "content-type", "application/grpc"), true)
+		status := 200
+		if head[1] == "application/grpc" {
+			status = 503
+		}
+		s.ResponseHead(filtertest.Response(status, head...), false)
+		s.ResponseData(frame(1), true)
+		if n := filtertest.Counters(t, reg, "cluster.c.grpc.")["response_message_count"]; n != 0 {
+			t.Errorf("%d messages in a response %d of %s, want none", n, status, head[1])
+		}
+	}
+}
+
 func TestTheUpstreamsTimeIsRecordedIfAsked(t *testing.T) {
 	for asked, want := range map[bool]bool{true: true, false: false} {
 		reg := stats.New()

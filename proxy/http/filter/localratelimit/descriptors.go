@@ -260,7 +260,7 @@ func parameter(path, name string) (string, bool) {
 	_, q, _ := strings.Cut(path, "?")
 	q, _, _ = strings.Cut(q, "#")
 	for part := range strings.SplitSeq(q, "&") {
-		if k, v, _ := strings.Cut(part, "="); k == name && part != "" {
+		if k, v, _ := strings.Cut(part, "="); k == name {
 			return v, true
 		}
 	}

@@ -175,6 +175,23 @@ func TestHeadersTellOfTheLimit(t *testing.T) {
 	})
 }
 
+func TestHeadersTellOfTheDescriptorFirst(t *testing.T) {
+	hits := uint64(3)
+	f := factory(t, stats.New(), with(limit(100), func(c *config.LocalRateLimit) {
+		c.XRateLimitHeaders, c.RetryAfter = true, true
+		c.RateLimits = []config.RateLimit{{Hits: &hits, Actions: []config.RateAction{{Key: "k", Generic: true, Value: "v"}}}}
+		c.Descriptors = []config.RateDescriptor{{Entries: [][2]string{{"k", "v"}}, Bucket: config.TokenBucket{Max: 5, PerFill: 1, Interval: time.Hour}}}
+	}))
+	s := ask(t, f, nil)
+	s.ResponseHead(filtertest.Response(200), true)
+	if got := s.Down.Head.Value("x-ratelimit-limit") + " " + s.Down.Head.Value("x-ratelimit-remaining"); got != "5 2" {
+		t.Errorf("limit and remaining are %q, want 5 2", got)
+	}
+	if got := ask(t, f, nil).Down.Head.Value("retry-after"); got != "1" { // two tokens are there, three are wanted
+		t.Errorf("retry-after %q, want 1", got)
+	}
+}
+
 func TestGRPCMayBeToldThatItsResourceIsExhausted(t *testing.T) {
 	s := ask(t, factory(t, stats.New(), with(limit(0), func(c *config.LocalRateLimit) { c.GRPCResourceExhausted = true })), nil)
 	if s.Replied == nil || s.Replied.GRPC == nil || *s.Replied.GRPC != 8 {
