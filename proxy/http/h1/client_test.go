@@ -79,7 +79,7 @@ func TestClientWritesRequests(t *testing.T) {
 }
 
 // responses are what servers say; all but the lenient rows end as they do with
-// Envoy 1.40 (reset=4 is its protocol error, reset=8 a connection termination).
+// Envoy 1.40 (reset=3 is its protocol error, reset=7 a connection termination).
 var responses = []struct {
 	name, method, bytes string
 	fin                 bool
@@ -149,6 +149,9 @@ func TestClientReadsResponses(t *testing.T) {
 			r.awaitEnd(t)
 			if got := r.text(); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
+			}
+			if r.reset != nil && r.reset.Remote != (r.reset.Reason == codec.Closed) {
+				t.Errorf("reset %+v", r.reset)
 			}
 			if !c.reused {
 				e := v.ended()

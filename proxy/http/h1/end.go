@@ -25,9 +25,6 @@ const (
 	flushTime = time.Second
 	// closingTime is how long each 64 KiB may take of the last messages.
 	closingTime = 30 * time.Second
-	// lingerTime is how long a server's peer has to read the last response and
-	// to close (Envoy: delayed_close_timeout).
-	lingerTime = time.Second
 )
 
 func fromNow(d time.Duration) time.Time { return time.Now().Add(d) }
@@ -99,7 +96,8 @@ func resetOf(server bool, err error, m *mistake, end *codec.End) codec.Reset {
 	case errors.Is(err, errEarly):
 		r.Reason, r.Remote = codec.NoError, true
 	case errors.Is(err, io.ErrUnexpectedEOF) && !server:
-		r.Reason, r.Details = codec.ProtocolError, detailCodec // as Envoy has it
+		// As Envoy has it: its codec, not the connection, finds the end too early.
+		r.Reason, r.Remote, r.Details = codec.ProtocolError, false, detailCodec
 	}
 	return r
 }
@@ -132,10 +130,10 @@ func flushDeadline(by codec.Closer) time.Time {
 // linger ends our direction and waits for the peer to end its own, so that
 // nothing that it sends makes the kernel throw away what we said last.
 func (c *conn) linger() {
-	if c.nc.CloseWrite() != nil {
+	if c.o.CloseDelay < 0 || c.nc.CloseWrite() != nil {
 		return
 	}
-	_ = c.nc.SetReadDeadline(fromNow(lingerTime))
+	_ = c.nc.SetReadDeadline(fromNow(c.o.CloseDelay))
 	c.in.drop()
 	buf := readBuffers.Get().(*[readSize]byte)
 	defer readBuffers.Put(buf)

@@ -40,6 +40,10 @@ type Options struct {
 	// BufferLimit is how many bytes may wait to be written before SendData
 	// takes more only on credit (per_connection_buffer_limit_bytes).
 	BufferLimit int
+	// CloseDelay is how long a server's connection that we end stays open for
+	// the peer to read the last response and to close it; negative is not at
+	// all (delayed_close_timeout).
+	CloseDelay time.Duration
 	// Mistake, if not nil, is told of each request that the codec has refused,
 	// from the connection's goroutine: the status for it and Envoy's response
 	// code details. It is not told of those that a Refuser has answered.
@@ -55,12 +59,16 @@ const (
 	defaultResponseBytes = 80 << 10 // of a response's head
 	defaultHeaders       = 100
 	defaultBufferLimit   = 1 << 20
+	defaultCloseDelay    = time.Second
 )
 
 func (o Options) withDefaults() *Options {
 	or(&o.MaxHeaderBytes, defaultHeaderBytes)
 	or(&o.MaxHeaders, defaultHeaders)
 	or(&o.BufferLimit, defaultBufferLimit)
+	if o.CloseDelay == 0 {
+		o.CloseDelay = defaultCloseDelay
+	}
 	if o.Stats == nil {
 		o.Stats = NewStats(stats.New().Root())
 	}
