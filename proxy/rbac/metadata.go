@@ -89,3 +89,8 @@ func matchNumber(m *config.NumberMatcher, n float64) bool {
 func MatchMetadata(m *config.MetadataMatcher, info *flow.Info) bool {
 	return metadataRule{m}.match((*facts)(info))
 }
+
+// WhyMetadata is why it does not match.
+func WhyMetadata(m *config.MetadataMatcher, info *flow.Info) string {
+	return metadataRule{m}.why((*facts)(info))
+}

@@ -1,226 +1,121 @@
-// Package pathnorm makes of a path what it stands for, so that routes and
-// authorization see the path that the server will see: RFC 3986 normalization,
-// slashes, escaped slashes, and the host without what does not belong to it.
+// Package pathnorm makes one form of the many that a request's path and host
+// may have, before anybody decides on them (Envoy: normalize_path,
+// merge_slashes, path_with_escaped_slashes_action, strip_*_host_*).
 package pathnorm
 
 import (
-	"strconv"
 	"strings"
 
 	"outrider/proxy/config"
 )
 
-// Options are those of the connection manager.
+// Options is what is done to a path. Whatever it says, a path with a fragment
+// is refused.
 type Options struct {
-	Normalize, MergeSlashes bool // normalize_path, merge_slashes
-	EscapedSlashes          config.EscapedSlashes
+	Normalize      bool // normalize_path
+	MergeSlashes   bool // merge_slashes
+	EscapedSlashes config.EscapedSlashes
 }
+
+// Details are the response code details of a request that is refused, or
+// redirected, for its path.
+const Details = "path_normalization_failed"
 
 // Result is what became of a path.
 type Result struct {
+	// Path is the path with its query; as it came if the request is refused.
 	Path string
-	// Refused says that the path cannot be normalized; Redirect that the client
-	// is to ask for Path.
+	// Refused says that the request is answered with 400, and Redirect that it
+	// is with 307 and Path as its location; both with Details.
 	Refused, Redirect bool
 }
 
-// Path normalizes a path with its query, which stays as it is. A fragment is
-// taken away.
+// Path does with a path what Envoy does, in its order: the fragment, escaped
+// slashes, RFC 3986's normal form, double slashes. The query stays as it is.
+// Nothing is allocated for a path that stays as it is.
 func Path(path string, o Options) Result {
-	if i := strings.IndexByte(path, '#'); i >= 0 {
-		path = path[:i]
+	if strings.IndexByte(path, '#') >= 0 {
+		return Result{Path: path, Refused: true}
 	}
-	query := ""
+	out := Result{Path: path}
+	plain, query := path, ""
 	if i := strings.IndexByte(path, '?'); i >= 0 {
-		path, query = path[:i], path[i:]
+		plain, query = path[:i], path[i:]
 	}
-	redirect := false
-	if o.EscapedSlashes != config.SlashesKeep && hasEscapedSlash(path) {
-		if o.EscapedSlashes == config.SlashesReject {
-			return Result{Refused: true}
+	was := plain
+	if o.EscapedSlashes != config.SlashesKeep {
+		unescaped := unescapeSlashes(plain)
+		if len(unescaped) != len(plain) {
+			out.Refused = o.EscapedSlashes == config.SlashesReject
+			out.Redirect = o.EscapedSlashes == config.SlashesUnescapeRedirect
 		}
-		path = unescapeSlashes(path)
-		redirect = o.EscapedSlashes == config.SlashesUnescapeRedirect
+		plain = unescaped
 	}
-	if o.Normalize {
-		var ok bool
-		if path, ok = normalize(path); !ok {
-			return Result{Refused: true}
-		}
+	if o.Normalize && !out.Refused {
+		normal, ok := canonical(plain)
+		out.Refused, plain = !ok, normal
+	}
+	if out.Refused {
+		return Result{Path: path, Refused: true}
 	}
 	if o.MergeSlashes {
-		path = mergeSlashes(path)
+		plain = mergeSlashes(plain)
 	}
-	return Result{Path: path + query, Redirect: redirect}
-}
-
-func hasEscapedSlash(path string) bool {
-	for i := 0; i+2 < len(path); i++ {
-		if path[i] == '%' && isEscapedSlash(path[i:i+3]) {
-			return true
-		}
+	if plain != was {
+		out.Path = plain + query
 	}
-	return false
+	return out
 }
 
-// isEscapedSlash: %2F and %5C, in either case.
-func isEscapedSlash(s string) bool {
-	return strings.EqualFold(s, "%2f") || strings.EqualFold(s, "%5c")
-}
-
-func unescapeSlashes(path string) string {
-	var b strings.Builder
-	for i := 0; i < len(path); i++ {
-		if path[i] == '%' && i+2 < len(path) && isEscapedSlash(path[i:i+3]) {
-			if path[i+1] == '2' {
-				b.WriteByte('/')
-			} else {
-				b.WriteByte('\\')
-			}
+// unescapeSlashes decodes escaped slashes and backslashes.
+func unescapeSlashes(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if c, ok := unescape(s, i); ok && (c == '/' || c == '\\') {
+			out = append(out, c)
 			i += 2
 			continue
 		}
-		b.WriteByte(path[i])
+		out = append(out, s[i])
 	}
-	return b.String()
+	return string(out)
 }
 
-// normalize removes dot segments, makes backslashes slashes and decodes what
-// needs no encoding (RFC 3986 section 6.2.2, as browsers do it). It is false
-// for an encoding that is broken or hides a NUL.
-func normalize(path string) (string, bool) {
-	if path == "" || path[0] != '/' {
-		return "", false
+// mergeSlashes makes one slash of several.
+func mergeSlashes(s string) string {
+	if !strings.Contains(s, "//") {
+		return s
 	}
-	if clean(path) {
-		return path, true
-	}
-	decoded, ok := unescape(path)
-	if !ok {
-		return "", false
-	}
-	return dotless(decoded), true
-}
-
-// clean reports that there is nothing to do.
-func clean(path string) bool {
-	for i := 0; i < len(path); i++ {
-		switch path[i] {
-		case '%', '\\':
-			return false
-		case '.':
-			if path[i-1] == '/' {
-				return false
-			}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '/' && i > 0 && s[i-1] == '/' {
+			continue
 		}
+		out = append(out, s[i])
 	}
-	return true
+	return string(out)
 }
 
-// unescape decodes unreserved characters and turns backslashes; other
-// encodings stay as they are.
-func unescape(path string) (string, bool) {
-	b := make([]byte, 0, len(path))
-	for i := 0; i < len(path); i++ {
-		switch c := path[i]; {
-		case c == '\\':
-			b = append(b, '/')
-		case c == '%':
-			if i+2 >= len(path) {
-				return "", false
-			}
-			hi, lo := unhex(path[i+1]), unhex(path[i+2])
-			if hi < 0 || lo < 0 || hi == 0 && lo == 0 {
-				return "", false
-			}
-			if v := byte(hi<<4 | lo); unreserved(v) {
-				b = append(b, v)
-			} else {
-				b = append(b, path[i:i+3]...)
-			}
-			i += 2
-		default:
-			b = append(b, c)
-		}
+// unescape is the byte that the escape sequence at s[i] stands for; false if
+// there is none.
+func unescape(s string, i int) (byte, bool) {
+	if s[i] != '%' || i+2 >= len(s) {
+		return 0, false
 	}
-	return string(b), true
+	high, ok := hex(s[i+1])
+	low, ok2 := hex(s[i+2])
+	return high<<4 | low, ok && ok2
 }
 
-func unhex(c byte) int {
+func hex(c byte) (byte, bool) {
 	switch {
 	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
+		return c - '0', true
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return c | 0x20 - 'a' + 10, true
 	}
-	return -1
-}
-
-// unreserved is RFC 3986 section 2.3.
-func unreserved(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
-		c == '-' || c == '.' || c == '_' || c == '~'
-}
-
-// dotless removes the segments . and .. (RFC 3986 section 5.2.4).
-func dotless(path string) string {
-	var out []string
-	segments := strings.Split(path[1:], "/")
-	for i, s := range segments {
-		last := i == len(segments)-1
-		switch s {
-		case ".":
-			if last {
-				out = append(out, "")
-			}
-		case "..":
-			if len(out) > 0 {
-				out = out[:len(out)-1]
-			}
-			if last {
-				out = append(out, "")
-			}
-		default:
-			out = append(out, s)
-		}
-	}
-	return "/" + strings.Join(out, "/")
-}
-
-func mergeSlashes(path string) string {
-	if !strings.Contains(path, "//") {
-		return path
-	}
-	b := make([]byte, 0, len(path))
-	for i := 0; i < len(path); i++ {
-		if path[i] == '/' && len(b) > 0 && b[len(b)-1] == '/' {
-			continue
-		}
-		b = append(b, path[i])
-	}
-	return string(b)
-}
-
-// StripPort is a host without its port: without any if port is 0, else only
-// without that one.
-func StripPort(host string, port uint16) string {
-	i := strings.LastIndexByte(host, ':')
-	if i <= 0 || strings.IndexByte(host[i:], ']') >= 0 || strings.IndexByte(host, ':') != i && host[i-1] != ']' {
-		return host
-	}
-	if port != 0 && host[i+1:] != strconv.Itoa(int(port)) {
-		return host
-	}
-	return host[:i]
-}
-
-// StripTrailingDot is a host without the dot of the root.
-func StripTrailingDot(host string) string {
-	name, port := host, ""
-	if i := strings.LastIndexByte(host, ':'); i > 0 && host[len(host)-1] != ']' {
-		name, port = host[:i], host[i:]
-	}
-	return strings.TrimSuffix(name, ".") + port
+	return 0, false
 }
