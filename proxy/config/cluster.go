@@ -215,6 +215,8 @@ type Thresholds struct {
 	MaxRetries         uint32 // default 3
 	MaxPools           uint32 // default: no limit
 	TrackRemaining     bool
+	// RetryBudget is in place of MaxRetries; nil: there is none.
+	RetryBudget *RetryBudget
 	// PerHostMaxConnections is per_host_thresholds; 0: no limit.
 	PerHostMaxConnections uint32
 }
@@ -225,6 +227,16 @@ type TransportSocketMatch struct {
 	Name   string
 	Match  *structpb.Struct
 	Socket TransportSocket
+}
+
+// RetryBudget is CircuitBreakers.Thresholds.RetryBudget: how many retries there
+// may be at a time, as a share of the requests that are active or wait.
+type RetryBudget struct {
+	Percent float64 // default 20
+	Min     uint32  // min_retry_concurrency, which is always allowed; default 3
+	// Interval is budget_interval: the requests of that time count, and not only
+	// those of now; 0 is none.
+	Interval time.Duration
 }
 
 // HealthCheck is envoy.config.core.v3.HealthCheck: exactly one of TCP, HTTP

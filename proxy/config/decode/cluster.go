@@ -178,6 +178,7 @@ func (d *decoder) circuitBreakers(c *clusterv3.CircuitBreakers, place at) [2]con
 		}
 		if !seen[p] { // the first one counts, as in Envoy
 			out[p] = thresholds(t)
+			out[p].RetryBudget = retryBudget(t.GetRetryBudget(), place.item("thresholds", i).in("retry_budget"))
 		} else {
 			place.item("thresholds", i).bad("are the second for priority %s", p)
 		}
@@ -191,6 +192,26 @@ func (d *decoder) circuitBreakers(c *clusterv3.CircuitBreakers, place at) [2]con
 		if p >= 0 && int(p) < len(out) {
 			out[p].PerHostMaxConnections = t.GetMaxConnections().GetValue()
 		}
+	}
+	return out
+}
+
+// Defaults of RetryBudget (circuit_breaker.proto).
+const (
+	defaultBudget    = 20 // percent
+	defaultBudgetMin = 3
+)
+
+func retryBudget(b *clusterv3.CircuitBreakers_Thresholds_RetryBudget, place at) *config.RetryBudget {
+	if b == nil {
+		return nil
+	}
+	out := &config.RetryBudget{
+		Percent: defaultBudget, Min: u32(b.GetMinRetryConcurrency(), defaultBudgetMin),
+		Interval: duration(b.GetBudgetInterval(), 0, place.in("budget_interval")),
+	}
+	if b.GetBudgetPercent() != nil {
+		out.Percent = b.GetBudgetPercent().GetValue()
 	}
 	return out
 }

@@ -227,6 +227,9 @@ func TestHowClustersSpeakHTTPIsDecoded(t *testing.T) {
 		HTTP2:  config.HTTP2Options{MaxStreams: 21},
 		Common: config.CommonHTTPOptions{MaxHeaders: 100, MaxHeadersKB: 60, MaxRequests: 20},
 	})
+	same(t, "retry budgets", []any{clusters[0].CircuitBreakers[0].RetryBudget, clusters[0].CircuitBreakers[1].RetryBudget, clusters[1].CircuitBreakers[0].RetryBudget}, []any{
+		&config.RetryBudget{Percent: 25.5, Min: 4}, &config.RetryBudget{Percent: 20, Min: 3}, (*config.RetryBudget)(nil),
+	})
 	same(t, "options by fields", clusters[1].HTTP, config.UpstreamHTTP{
 		Mode: config.UpstreamHTTP2, TakesHTTP2: true, HTTP1: config.HTTP1Options{AllowAbsoluteURL: true},
 		Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100, MaxHeadersKB: 60},

@@ -14,12 +14,13 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"ignore_health_on_host_removal filters load_balancing_policy max_requests_per_connection common_http_protocol_options " +
 			"http_protocol_options protocol_selection preconnect_policy",
 		ignored: map[string]string{
-			"stats_matcher":               telemetry,
-			"track_timeout_budgets":       telemetry,
-			"track_cluster_stats":         telemetry,
-			"lrs_report_endpoint_metrics": telemetry,
-			"wait_for_warm_on_init":       "a cluster is used as soon as it has endpoints",
-			"cleanup_interval":            "hosts of ORIGINAL_DST clusters go with their last connection",
+			"per_connection_buffer_limit_bytes": fixedBuffers,
+			"stats_matcher":                     telemetry,
+			"track_timeout_budgets":             telemetry,
+			"track_cluster_stats":               telemetry,
+			"lrs_report_endpoint_metrics":       telemetry,
+			"wait_for_warm_on_init":             "a cluster is used as soon as it has endpoints",
+			"cleanup_interval":                  "hosts of ORIGINAL_DST clusters go with their last connection",
 		},
 		refused: map[string]string{
 			"transport_socket_matcher":                  "use transport_socket_matches",
@@ -69,12 +70,12 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.cluster.v3.LoadBalancingPolicy.Policy": {works: "typed_extension_config"},
 	"envoy.config.cluster.v3.CircuitBreakers":            {works: "thresholds per_host_thresholds"},
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds": {
-		works: "priority max_connections max_pending_requests max_requests max_retries track_remaining",
+		works: "priority max_connections max_pending_requests max_requests max_retries track_remaining retry_budget",
 		ignored: map[string]string{
-			"retry_budget":         "is for HTTP retries",
-			"max_connection_pools": "there are no pools: every connection has one of its own upstream",
+			"max_connection_pools": "there are as many pools as hosts, transport sockets and protocols need",
 		},
 	},
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": {works: "budget_percent min_retry_concurrency budget_interval"},
 	"envoy.config.cluster.v3.OutlierDetection": {
 		works: "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate " +
 			"success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor consecutive_gateway_failure " +

@@ -9,14 +9,13 @@ var listenerSupport = map[protoreflect.FullName]fields{
 		works: "name address additional_addresses stat_prefix filter_chains use_original_dst default_filter_chain " +
 			"deprecated_v1 listener_filters listener_filters_timeout " +
 			"continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction " +
-			"enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive metadata",
+			"per_connection_buffer_limit_bytes enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive metadata",
 		ignored: map[string]string{
-			"stats_matcher":                              telemetry,
-			"per_connection_buffer_limit_bytes":          fixedBuffers,
-			"drain_type":                                 "says when HTTP connections are told to go; TCP connections have the drain time in any case",
-			"reuse_port":                                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
-			"connection_balance_config":                  noWorkers,
-			"tcp_fast_open_queue_length":                 "saves a round trip where both sides can; connections work without",
+			"stats_matcher":              telemetry,
+			"drain_type":                 "says when HTTP connections are told to go; TCP connections have the drain time in any case",
+			"reuse_port":                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
+			"connection_balance_config":  noWorkers,
+			"tcp_fast_open_queue_length": "saves a round trip where both sides can; connections work without",
 			"max_connections_to_accept_per_socket_event": noWorkers,
 		},
 		refused: map[string]string{
