@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"outrider/proxy/http/codec"
+	"outrider/proxy/http/h1/h1test"
 	"outrider/proxy/http/message"
 	"outrider/proxy/relay"
 )
@@ -78,84 +79,27 @@ func TestClientWritesRequests(t *testing.T) {
 	}
 }
 
-// responses are what servers say; all but the lenient rows end as they do with
-// Envoy 1.40 (reset=3 is its protocol error, reset=7 a connection termination).
-var responses = []struct {
-	name, method, bytes string
-	fin                 bool
-	want                string
-	reused              bool
-}{
-	{"by length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", false, "200 content-length=3 body=abc end", true},
-	{"with chunks", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", false, "200 transfer-encoding=chunked body=abc end", true},
-	{"with trailers", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n", false, "200 transfer-encoding=chunked body=abc end", true},
-	{"by the end", "GET", "HTTP/1.1 200 OK\r\n\r\nabc", true, "200 body=abc end", false},
-	{"of 1.0", "GET", "HTTP/1.0 200 OK\r\n\r\nabc", true, "200 body=abc end", false},
-	{"of 1.0 with a length", "GET", "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc", false, "200 content-length=3 body=abc end", false},
-	{"of 1.0 that keeps alive", "GET", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc", false, "200 connection=keep-alive content-length=3 body=abc end", true},
-	{"that closes", "GET", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc", false, "200 connection=close content-length=3 body=abc end", false},
-	{"204", "GET", "HTTP/1.1 204 No Content\r\n\r\n", false, "204 end", true},
-	{"204 with a length of 0", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", false, "204 end", true},
-	{"304 with a length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false, "304 content-length=5 end", true},
-	{"to HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false, "200 content-length=5 end", true},
-	{"to HEAD with chunks", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false, "200 transfer-encoding=chunked end", true},
-	{"informational first", "GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", false, "200 content-length=3 body=abc end", true},
-	{"no reason", "GET", "HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nabc", false, "200 content-length=3 body=abc end", true},
-	{"a reason that is not ASCII", "GET", "HTTP/1.1 200 O\xe9K\r\nContent-Length: 3\r\n\r\nabc", false, "200 content-length=3 body=abc end", true},
-	{"999", "GET", "HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n", false, "999 content-length=0 end", true},
-	{"more than the response", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef", false, "200 content-length=3 body=abc end", false},
-	{"a second response", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, "200 content-length=0 end", false},
-
-	{"no response", "GET", "", true, " reset=7 ", false},
-	{"a cut head", "GET", "HTTP/1.1 200 OK\r\nContent-Le", true, " reset=3 http1.codec_error", false},
-	{"a cut body", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", true, "200 content-length=5 body=abc reset=3 http1.codec_error", false},
-	{"a cut chunked body", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", true, "200 transfer-encoding=chunked body=abc reset=3 http1.codec_error", false},
-	{"both lengths", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", false, " reset=3 http1.content_length_and_chunked_not_allowed", false},
-	{"gzip", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc", false, " reset=3 http1.invalid_transfer_encoding", false},
-	{"gzip, chunked", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\nabc", false, " reset=3 http1.invalid_transfer_encoding", false},
-	{"two lengths", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", false, " reset=3 http1.codec_error", false},
-	{"a length that is none", "GET", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabc", false, " reset=3 http1.codec_error", false},
-	{"204 with a length", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc", false, " reset=3 http1.content_length_not_allowed", false},
-	{"204 with chunks", "GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false, " reset=3 http1.transfer_encoding_not_allowed", false},
-	{"a status of 2 digits", "GET", "HTTP/1.1 20 OK\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"a status below 100", "GET", "HTTP/1.1 099 OK\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"a control character in the reason", "GET", "HTTP/1.1 200 O\x01K\r\n\r\n", false, " reset=3 http1.invalid_characters", false},
-	{"another protocol", "GET", "hello\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"an empty line first", "GET", "\r\nHTTP/1.1 200 OK\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"a space before a colon", "GET", "HTTP/1.1 200 OK\r\nX : a\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"a control character", "GET", "HTTP/1.1 200 OK\r\nX: \x01\r\n\r\n", false, " reset=3 http1.invalid_characters", false},
-	{"101 fields", "GET", "HTTP/1.1 200 OK\r\n" + many(101) + "\r\n", false, " reset=3 http1.too_many_headers", false},
-	{"a head above 80 KiB", "GET", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("a", 82000) + "\r\n\r\n", false, " reset=3 http1.headers_too_large", false},
-	// lenient: Envoy takes these
-	{"version 1.2", "GET", "HTTP/1.2 200 OK\r\nContent-Length: 3\r\n\r\nabc", false, " reset=3 http1.codec_error", false},
-	{"a status of 4 digits", "GET", "HTTP/1.1 2000 OK\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"chunks in 1.0", "GET", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", false, " reset=3 http1.invalid_transfer_encoding", false},
-	{"lines with LF alone", "GET", "HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", false, " reset=3 http1.codec_error", false},
-	{"a folded line", "GET", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", false, " reset=3 http1.codec_error", false},
-	{"101 that nobody asked for", "GET", "HTTP/1.1 101 Switching Protocols\r\n\r\n", false, " reset=3 http1.codec_error", false},
-}
-
 func TestClientReadsResponses(t *testing.T) {
-	for _, c := range responses {
-		t.Run(c.name, func(t *testing.T) {
+	for _, c := range h1test.Responses() {
+		t.Run(c.Name, func(t *testing.T) {
 			v := call(t, Options{})
 			r := v.open()
-			r.s.SendHead(ask(c.method, "/"), true)
-			v.read(c.method + " / HTTP/1.1\r\nhost: a\r\n\r\n")
-			v.write(c.bytes)
-			if c.fin {
+			r.s.SendHead(ask(c.Method, "/"), true)
+			v.read(c.Method + " / HTTP/1.1\r\nhost: a\r\n\r\n")
+			v.write(c.Bytes)
+			if c.FIN {
 				v.nc.CloseWrite()
 			}
 			r.awaitEnd(t)
-			if got := r.text(); got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
+			if got := r.text(); got != c.Want {
+				t.Errorf("got %q, want %q", got, c.Want)
 			}
 			if r.reset != nil && r.reset.Remote != (r.reset.Reason == codec.Closed) {
 				t.Errorf("reset %+v", r.reset)
 			}
-			if !c.reused {
+			if !c.Reused {
 				e := v.ended()
-				if e.Requests != 1 || e.BytesRead == 0 && c.bytes != "" {
+				if e.Requests != 1 || e.BytesRead == 0 && c.Bytes != "" {
 					t.Errorf("ended %+v", e)
 				}
 				if v.cl.Room() != 0 || !v.cl.Draining() || v.own.drained != 1 {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"outrider/proxy/http/codec"
+	"outrider/proxy/http/h1/h1test"
 	"outrider/proxy/http/message"
 )
 
@@ -83,9 +84,9 @@ func fuzzServer(data, cuts []byte) ([]string, string) {
 }
 
 func FuzzServer(f *testing.F) {
-	for _, c := range refusals {
-		if len(c.bytes) < 1000 {
-			f.Add([]byte(c.bytes), []byte{})
+	for _, c := range h1test.Refusals() {
+		if len(c.Bytes) < 1000 {
+			f.Add([]byte(c.Bytes), []byte{})
 		}
 	}
 	f.Add([]byte(get+"\r\n"+chnk+"3\r\nabc\r\n0\r\nT: v\r\n\r\n"+upgrade+"more"), []byte{3, 50, 1, 1, 1})
@@ -166,9 +167,9 @@ func (noPool) Freed(codec.Client)   {}
 func (noPool) Drained(codec.Client) {}
 
 func FuzzClient(f *testing.F) {
-	for _, c := range responses {
-		if len(c.bytes) < 1000 {
-			f.Add([]byte(c.bytes), []byte{}, c.method == "HEAD")
+	for _, c := range h1test.Responses() {
+		if len(c.Bytes) < 1000 {
+			f.Add([]byte(c.Bytes), []byte{}, c.Method == "HEAD")
 		}
 	}
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n"), []byte{1, 2, 3}, false)
