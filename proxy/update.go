@@ -24,8 +24,8 @@ type Update struct {
 // Update makes u's listeners and clusters the dynamic ones. If any of them is
 // refused nothing changes, and every mistake is reported with its place; an
 // error that only shows later (an address in use) leaves that listener as it
-// was. It must not be called where the bootstrap names files for LDS or CDS,
-// nor by two goroutines at once.
+// was. It must not be called where the bootstrap has sources of LDS or CDS, nor
+// by two goroutines at once.
 func (s *Server) Update(u Update) error {
 	opts := s.discovery.decoding()
 	clusters, clusterErr := decodeAll("clusters", u.Clusters, opts, decode.Cluster)

@@ -108,17 +108,11 @@ func (d *discovery) fileRoutes(rds *config.RDS, update func(*config.RouteConfig)
 	if err := apply(); err != nil {
 		return nil, fmt.Errorf("%s: %w", rds.Source.Path, err)
 	}
-	done := make(chan struct{})
+	wanted, cancel := context.WithCancel(context.Background())
 	d.background(func(ctx context.Context) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		go func() { // ends with ctx, that ends with this function
-			select {
-			case <-done:
-				stop()
-			case <-ctx.Done():
-			}
-		}()
+		defer context.AfterFunc(wanted, stop)()
 		changed := func() {
 			if err := apply(); err != nil {
 				d.refuse(rds.Source.Path, err)
@@ -128,7 +122,7 @@ func (d *discovery) fileRoutes(rds *config.RDS, update func(*config.RouteConfig)
 			d.refuse(rds.Source.Path, err)
 		}
 	})
-	return func() { close(done) }, nil
+	return cancel, nil
 }
 
 // routesOf is the route configuration of that name in a discovery response.

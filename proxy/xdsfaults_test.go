@@ -295,3 +295,47 @@ func hearsOf(r *running, name string) string {
 	text, _ := io.ReadAll(c)
 	return string(text)
 }
+
+func TestPushesUnderTrafficFailNoConnection(t *testing.T) {
+	a, b := says(t, "a"), says(t, "b")
+	plane := xdstest.Listen(t, "test", "tcp", "127.0.0.1:0")
+	push := func(i int) {
+		c := edsCluster(t, "c")
+		c.AltStatName = fmt.Sprint("c", i/3) // another cluster each third time
+		l := proxyTo(t, "l", "c")
+		l.FilterChains[0].Name = fmt.Sprint(i / 5)
+		plane.Set(t, xdstest.Resources{
+			xds.ClusterType:  listOf(c, clusterTo(t, fmt.Sprint("other", i), a)),
+			xds.EndpointType: listOf(assignmentOf(t, "c", []string{a, b}[i%2])),
+			xds.ListenerType: listOf(l),
+		})
+	}
+	push(0)
+	r := runOver(t, bootOver(plane.Address(), "DELTA_GRPC", true), Options{DrainTime: patience})
+	r.eventually("the first push", func() bool { return r.hears("l") == "a" })
+	ctx, stop := context.WithCancel(t.Context())
+	var traffic sync.WaitGroup
+	var calls atomic.Int32
+	for range 2 {
+		traffic.Go(func() {
+			for ctx.Err() == nil {
+				if got := r.hears("l"); got != "a" && got != "b" {
+					t.Errorf("a connection failed: %q", got)
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	for i := range 200 {
+		push(i)
+		for enough := calls.Load() + 2; calls.Load() < enough; {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	r.eventually("the last push", func() bool { return r.clusters.Get("other199") != nil && r.hears("l") == "b" })
+	stop()
+	traffic.Wait()
+	if n := plane.Nacks(); len(n) > 0 {
+		t.Errorf("refused: %q", n)
+	}
+}
