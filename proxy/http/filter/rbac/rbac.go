@@ -149,22 +149,22 @@ func (f *Factory) use(o *config.FilterOverride) (*policies, error) {
 	return p, err
 }
 
-// Explain says what the rules, and the shadow rules (nil: none), make of a
-// request, which info describes: info.HTTP.Request is its head. It leaves no
-// trace.
-func (f *Factory) Explain(info *flow.Info, o *config.FilterOverride) (verdict, shadow *rbac.Verdict, err error) {
+// Explain is the decision of RequestHead (filter.Explainer).
+func (f *Factory) Explain(info *flow.Info, o *config.FilterOverride) filter.Explanation {
 	p, err := f.use(o)
 	if err != nil {
-		return nil, nil, err
+		return filter.Explanation{Denied: true, Reason: "rbac: " + err.Error()}
 	}
-	explain := func(r *rbac.Rules) *rbac.Verdict {
-		if r == nil {
-			return nil
-		}
-		v := r.Explain(info)
-		return &v
+	out := filter.Explanation{Reason: "rbac: no rules: allowed"}
+	if p.shadow != nil {
+		v := p.shadow.Explain(info)
+		out.Shadow = &v
 	}
-	return explain(p.rules), explain(p.shadow), nil
+	if p.rules != nil {
+		v := p.rules.Explain(info)
+		out.Rules, out.Denied, out.Reason = &v, !v.Allowed, v.Reason
+	}
+	return out
 }
 
 // judge is the filter of one request.

@@ -166,20 +166,23 @@ func TestExplainIsTheDecisionWithoutTraces(t *testing.T) {
 	})
 	info := filtertest.New(t).Info()
 	info.HTTP.Request = filtertest.Request("GET", "/other?q=1")
-	v, shadow, err := f.Explain(info, nil)
-	if err != nil || v.Allowed || shadow == nil || !shadow.Allowed {
-		t.Fatalf("explained %+v and %+v, %v; want denied, and allowed by the shadow rules", v, shadow, err)
+	e := f.Explain(info, nil)
+	if !e.Denied || e.Rules == nil || e.Shadow == nil || !e.Shadow.Allowed {
+		t.Fatalf("explained %+v; want denied, and allowed by the shadow rules", e)
 	}
 	for _, want := range []string{`request GET "host" "/other"`, `url_path prefix "/admin": it is "/other"`} {
-		if !strings.Contains(v.Reason+strings.Join(v.Policies[0].Failed, ""), want) {
-			t.Errorf("%q with %q does not say %q", v.Reason, v.Policies[0].Failed, want)
+		if !strings.Contains(e.Reason+strings.Join(e.Rules.Policies[0].Failed, ""), want) {
+			t.Errorf("%q with %q does not say %q", e.Reason, e.Rules.Policies[0].Failed, want)
 		}
 	}
 	if info.DynamicMetadata != nil || len(filtertest.Counters(t, reg, "")) > 0 {
 		t.Error("explaining has left traces")
 	}
-	if v, shadow, _ := f.Explain(info, &config.FilterOverride{Config: &config.HTTPRBAC{}}); v != nil || shadow != nil {
-		t.Error("a route without rules has a verdict")
+	if e := f.Explain(info, &config.FilterOverride{Config: &config.HTTPRBAC{}}); e.Denied || e.Rules != nil || e.Shadow != nil {
+		t.Errorf("a route without rules has %+v", e)
+	}
+	if e := f.Explain(info, &config.FilterOverride{Config: 1}); !e.Denied || !strings.Contains(e.Reason, "int") {
+		t.Errorf("a broken route has %+v, want a denial", e)
 	}
 }
 
