@@ -28,7 +28,7 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 			"stats_server_version_override":    telemetry,
 			"watchdog":                         serverTuning,
 			"watchdogs":                        serverTuning,
-			"tracing":                          noTracing,
+			"tracing":                          "no spans are made, and requests get no header for them",
 			"enable_dispatcher_stats":          telemetry,
 			"perf_tracing_file_path":           serverTuning,
 			"application_log_config":           "is the format of Envoy's own log",

@@ -29,7 +29,7 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"dns_resolvers":                             "names are resolved as the system does",
 			"dns_resolution_config":                     "names are resolved as the system does",
 			"typed_dns_resolver_config":                 "names are resolved as the system does",
-			"connection_pool_per_downstream_connection": "every TCP connection has one of its own upstream",
+			"connection_pool_per_downstream_connection": "requests of all clients share connections, and every TCP connection has one of its own",
 			"lrs_server":                                "load is not reported",
 		},
 	},
@@ -41,14 +41,14 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.cluster.v3.Cluster.MaglevLbConfig":       {works: "table_size"},
 	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig": {
 		works:   "upstream_port_override",
-		refused: map[string]string{"use_http_header": "a TCP connection has no headers"},
+		refused: map[string]string{"use_http_header": "the original destination is the connection's"},
 	},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig": {
 		works: "healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config ignore_new_hosts_until_first_hc " +
 			"consistent_hashing_lb_config",
 		ignored: map[string]string{
 			"update_merge_window":  "updates are taken as they come",
-			"override_host_status": "is for sticky sessions of HTTP",
+			"override_host_status": "is for sticky sessions, which are not implemented",
 		},
 	},
 	"envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig": {
@@ -84,7 +84,7 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"enforcing_failure_percentage enforcing_failure_percentage_local_origin failure_percentage_minimum_hosts " +
 			"failure_percentage_request_volume max_ejection_time max_ejection_time_jitter " +
 			"successful_active_health_check_uneject_host always_eject_one_host",
-		ignored: map[string]string{"detect_degraded_hosts": "is told by an HTTP header"},
+		refused: map[string]string{"detect_degraded_hosts": "no host is degraded by what it answers"},
 	},
 
 	"envoy.config.endpoint.v3.ClusterLoadAssignment":                     {works: "cluster_name endpoints policy"},
@@ -113,7 +113,7 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.load_balancing_policies.maglev.v3.Maglev": {works: "table_size consistent_hashing_lb_config locality_weighted_lb_config"},
 	"envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig": {
 		works:   "use_hostname_for_hashing hash_balance_factor",
-		refused: map[string]string{"hash_policy": "is of HTTP routes; tcp_proxy has a hash_policy of its own"},
+		refused: map[string]string{"hash_policy": "routes and tcp_proxy have a hash_policy of their own"},
 	},
 	"envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig":                          {works: "zone_aware_lb_config locality_weighted_lb_config"},
 	"envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig": {},

@@ -16,7 +16,7 @@ var filterSupport = map[protoreflect.FullName]fields{
 		},
 		refused: map[string]string{
 			"metadata_match":   "subset load balancing is not implemented",
-			"tunneling_config": "tunnels over HTTP are not implemented",
+			"tunneling_config": "tunnels over HTTP are not implemented for TCP connections",
 			"on_demand":        "clusters on demand are not implemented",
 		},
 		unlessFalse: "check_drain_close",

@@ -12,7 +12,7 @@ var listenerSupport = map[protoreflect.FullName]fields{
 			"per_connection_buffer_limit_bytes enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive metadata",
 		ignored: map[string]string{
 			"stats_matcher":              telemetry,
-			"drain_type":                 "says when HTTP connections are told to go; TCP connections have the drain time in any case",
+			"drain_type":                 "connections are told to go when their listener or the server goes, and have the drain time in any case",
 			"reuse_port":                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
 			"connection_balance_config":  noWorkers,
 			"tcp_fast_open_queue_length": "saves a round trip where both sides can; connections work without",
@@ -91,7 +91,7 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": {works: "log_format"},
 	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog": {works: "log_format"},
 	"envoy.config.core.v3.SubstitutionFormatString": {
-		works:   "text_format json_format text_format_source omit_empty_values",
-		ignored: map[string]string{"content_type": "is for HTTP bodies", "json_format_options": "JSON is always written in the order of its keys"},
+		works:   "text_format json_format text_format_source omit_empty_values content_type",
+		ignored: map[string]string{"json_format_options": "JSON is always written in the order of its keys"},
 	},
 }
