@@ -2,10 +2,12 @@ package decode
 
 import (
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -129,6 +131,11 @@ func TestRoutesAreDecoded(t *testing.T) {
 		}},
 	})
 	same(t, "route 0", list[0], firstRoute())
+	otherRoutes(t, list)
+}
+
+func otherRoutes(t *testing.T, list []*config.Route) {
+	t.Helper()
 	same(t, "route 1", list[1], &config.Route{
 		Match: config.RouteMatch{Template: "/v/{id}/{rest=a/**}.mp4"},
 		Action: &config.RouteAction{
@@ -236,5 +243,38 @@ func TestHowClustersSpeakHTTPIsDecoded(t *testing.T) {
 	})
 	if !clusters[0].HTTP2 || !clusters[1].HTTP2 {
 		t.Errorf("HTTP2 is %v and %v, want true for both", clusters[0].HTTP2, clusters[1].HTTP2)
+	}
+}
+
+func TestRoutesFromAFileAreDecoded(t *testing.T) {
+	text := string(changed(t, "route_config:\n            name: local\n            virtual_hosts:\n            - name: all\n              domains: [\"*\"]\n              routes:\n              - match: {prefix: /}\n                route: {cluster: up}\n",
+		"rds: {route_config_name: web, config_source: {path_config_source: {path: testdata/rds.yaml, watched_directory: {path: testdata}}, resource_api_version: V3}}\n"))
+	same(t, "rds", httpOf(t, text).RDS, &config.RDS{Name: "web", Source: &certs.Source{
+		Path: "testdata/rds.yaml", WatchedDirectory: "testdata", InitialFetchTimeout: 15 * time.Second,
+	}})
+	file, err := os.ReadFile("testdata/rds.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := Response(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := &routev3.RouteConfiguration{}
+	if err := response.GetResources()[0].UnmarshalTo(routes); err != nil {
+		t.Fatal(err)
+	}
+	got, err := RouteConfiguration(routes, Options{Static: &config.Bootstrap{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Name != "web" || got.ValidateClusters || len(got.VirtualHosts) != 1 {
+		t.Errorf("got %+v, want web, whose clusters are not demanded", got)
+	}
+	routes.VirtualHosts[0].Routes[0].GetRoute().HashPolicy = []*routev3.RouteAction_HashPolicy{{}}
+	_, err = RouteConfiguration(routes, Options{})
+	want := "virtual_hosts[0].routes[0].route.hash_policy[0]: one of header, cookie, connection_properties, query_parameter, filter_state must be set"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
