@@ -191,6 +191,7 @@ func TestFieldsOfHTTP1AreLeftOut(t *testing.T) {
 func TestHeadLargerThanAFrameIsContinued(t *testing.T) {
 	r, cl := rawServer(t, &pool{}, Options{})
 	r.fr.MaxHeaderListSize = 1 << 20
+	r.fr.SetMaxReadFrameSize(16384)
 	rec := open(t, cl)
 	long := strings.Repeat("0123456789", 5000)
 	sendRequest(rec, "GET", true, "long", long, "short", "x")
@@ -211,4 +212,16 @@ func TestEncoderKeepsToTheTableOfThePeer(t *testing.T) {
 			r.want(strings.TrimSuffix(want, " end") + " x-request-id=1 a=b c=" + strings.Repeat("d", 60) + " end")
 		}
 	}
+}
+
+func TestTableSizeIsToldAtTheBeginningOfABlock(t *testing.T) {
+	r, cl := rawServer(t, &pool{}, Options{})
+	rec := open(t, cl)
+	sendRequest(rec, "POST", false)
+	r.next()
+	r.fr.ReadMetaHeaders.SetMaxDynamicTableSize(100)
+	r.fr.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 100})
+	r.sync()
+	rec.SendTrailers(fieldsOf("etag", "x", "a", "b"))
+	r.want("HEADERS 1 etag=x a=b end")
 }

@@ -93,9 +93,9 @@ func TestEndSaysWhoClosed(t *testing.T) {
 		"Close after Drain": {func(_ *net.TCPConn, s codec.Server) { s.Drain(true); s.Close() }, codec.ByUs, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client, server := tcpPair(t)
+			client, near := tcpPair(t)
 			q := newRecording(nil)
-			s := NewServer(asSide(server), q, Options{CloseDelay: time.Millisecond})
+			s := NewServer(asSide(near), q, Options{CloseDelay: time.Millisecond})
 			r := newRaw(t, client)
 			r.run(func() *codec.End { return s.Serve() })
 			io.WriteString(client, preface)
@@ -122,6 +122,9 @@ func TestEndSaysWhoClosed(t *testing.T) {
 			rec.Consumed(1)
 			s.Close()
 			s.Drain(true)
+			if s.(*server).out != nil {
+				t.Error("something waits to be written after the end")
+			}
 		})
 	}
 }

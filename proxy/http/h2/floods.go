@@ -9,6 +9,11 @@ type floodCounts struct {
 	priorities    int64
 	windowUpdates int64
 	streams       int64 // header blocks, on the server's side
+
+	// resets is how many RST_STREAM frames were taken since resetsFrom, less
+	// what the rate gives back.
+	resets     float64
+	resetsFrom time.Time
 }
 
 // count is called for each frame that comes.
@@ -74,6 +79,28 @@ func (n *floodCounts) countWindowUpdate(c *conn) error {
 	}
 	c.o.Stats.WindowUpdateFlood.Inc()
 	return &connError{code: codeEnhanceYourCalm, what: "too many WINDOW_UPDATE frames", details: "http2.window_update_flood", silent: true}
+}
+
+// countReset takes one of the RST_STREAM frames that a client may send
+// (stream_reset_burst, stream_reset_rate).
+func (n *floodCounts) countReset(c *conn) error {
+	if !c.server {
+		return nil
+	}
+	if n.resets++; n.resets <= float64(c.o.StreamResetBurst) {
+		return nil
+	}
+	now := time.Now()
+	from := n.resetsFrom
+	if from.IsZero() {
+		from = c.opened
+	}
+	n.resets = max(1, n.resets-now.Sub(from).Seconds()*float64(c.o.StreamResetRate))
+	n.resetsFrom = now
+	if n.resets <= float64(c.o.StreamResetBurst) {
+		return nil
+	}
+	return connErrorf(codeInternal, "more than %d RST_STREAM frames, and %d each second", c.o.StreamResetBurst, c.o.StreamResetRate)
 }
 
 // countPremature looks at a stream that the peer reset: one that was young and

@@ -93,6 +93,29 @@ func TestWindowGivenBackIsWhatTheReceiverHasConsumed(t *testing.T) {
 	r.want("RST 1 FLOW_CONTROL_ERROR")
 }
 
+func TestDataBeyondTheConnectionsWindowEndsIt(t *testing.T) {
+	r, _ := rawClient(t, newRecording(echoing), Options{InitialConnWindow: 65535})
+	hold(r, 1, false)
+	fill(r, 3)
+	hold(r, 3, false)
+	r.fr.WriteData(3, false, make([]byte, 16383))
+	r.sync()
+	r.fr.WriteData(3, false, make([]byte, 1))
+	r.want("GOAWAY 3 FLOW_CONTROL_ERROR", "EOF")
+}
+
+func TestPaddingIsGivenBackAtOnce(t *testing.T) {
+	q := newRecording(echoing)
+	r, _ := rawClient(t, q, Options{InitialConnWindow: 65535, InitialStreamWindow: 65535})
+	hold(r, 1, false)
+	for range 1000 { // four times the windows
+		r.fr.WriteDataPadded(1, false, []byte("x"), make([]byte, 255))
+	}
+	rec := <-q.came
+	rec.wait(t, "1000 bytes", func([]string) bool { return rec.bytes == 1000 })
+	r.sync()
+}
+
 func TestResetGivesBackTheConnectionsWindow(t *testing.T) {
 	for name, reset := range map[string]func(r *raw, rec *recorder){
 		"by the client": func(r *raw, _ *recorder) { r.fr.WriteRSTStream(1, http2.ErrCodeCancel) },
@@ -263,5 +286,46 @@ func TestResetOfACompleteResponseLetsItThrough(t *testing.T) {
 		if l == "gone" || strings.HasPrefix(l, "reset") {
 			t.Errorf("after Reset the receiver heard %q", l)
 		}
+	}
+}
+
+// blocking is a Receiver whose OnGone takes its time.
+type blocking struct {
+	*recorder
+	entered, leave chan struct{}
+}
+
+func (b *blocking) OnGone(n int) {
+	close(b.entered)
+	<-b.leave
+	b.recorder.OnGone(n)
+}
+
+type blockingServer struct{ b *blocking }
+
+func (q *blockingServer) Request(s codec.Sender) codec.Receiver {
+	q.b.Sender = s
+	return q.b
+}
+func (*blockingServer) Idle() {}
+
+func TestResetIsToldAfterOnGoneHasReturned(t *testing.T) {
+	b := &blocking{newRecorder(), make(chan struct{}), make(chan struct{})}
+	r, srv := rawClient(t, &blockingServer{b}, Options{})
+	r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	r.get(1, true)
+	b.waitFor(t, "head GET http x / [] end=true")
+	sendHead(b, 200, false)
+	b.SendData([]byte("abc"), false)
+	r.fr.WriteWindowUpdate(1, 1)
+	<-b.entered
+	r.fr.WriteRSTStream(1, http2.ErrCodeCancel)
+	for srv.Active() != 0 {
+		time.Sleep(time.Millisecond)
+	}
+	close(b.leave)
+	b.waitFor(t, "reset 1 http2.remote_reset")
+	if got, want := fmt.Sprint(b.lines()[1:]), "[gone reset 1 http2.remote_reset]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"outrider/proxy/http/codec"
+	"outrider/proxy/http/message"
 	"outrider/proxy/stats"
 )
 
@@ -160,6 +161,36 @@ func TestSlowResetsAreNotPremature(t *testing.T) {
 	})
 }
 
+func TestResetsBeyondTheRateEndTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newRecording(func(rec *recorder) { // responses begin, so that no reset is premature
+			rec.onHead = func(*recorder, *message.Head, bool) { sendHead(rec, 200, false) }
+		})
+		r, _ := rawClient(t, q, Options{StreamResetBurst: 100, StreamResetRate: 10})
+		id := uint32(1)
+		resets := func(n int) {
+			for range n {
+				r.get(id, true)
+				r.want(fmt.Sprintf("HEADERS %d :status=200", id))
+				r.fr.WriteRSTStream(id, http2.ErrCodeCancel)
+				id += 2
+			}
+			r.sync()
+		}
+		resets(100)
+		time.Sleep(5 * time.Second)
+		resets(50)
+		time.Sleep(time.Hour) // gives no more than the burst back
+		resets(100)
+		r.get(id, true)
+		r.want(fmt.Sprintf("HEADERS %d :status=200", id))
+		r.fr.WriteRSTStream(id, http2.ErrCodeCancel)
+		r.want(fmt.Sprintf("GOAWAY %d INTERNAL_ERROR", id), "EOF")
+		r.nc.Close()
+		<-r.end
+	})
+}
+
 // CONTINUATION frames without an end (CVE-2024-27316).
 func TestEndlessHeaderBlockEndsTheConnection(t *testing.T) {
 	for name, size := range map[string]int{"large": 16384, "small": 1} {
@@ -177,6 +208,14 @@ func TestEndlessHeaderBlockEndsTheConnection(t *testing.T) {
 			r.want("GOAWAY 0 ENHANCE_YOUR_CALM", "EOF")
 		})
 	}
+}
+
+func TestHeaderBlockOverTheLimitEndsTheConnection(t *testing.T) {
+	r, _ := rawClient(t, newRecording(nil), Options{MaxHeaderBytes: 1000})
+	part(r, 1)
+	r.fr.WriteContinuation(1, false, make([]byte, 16384))
+	r.fr.WriteContinuation(1, false, make([]byte, 2001))
+	r.want("GOAWAY 0 ENHANCE_YOUR_CALM", "EOF")
 }
 
 func TestHeadOverTheLimitsEndsItsStreamAlone(t *testing.T) {

@@ -49,6 +49,10 @@ type Options struct {
 	// (downstream_rq_too_many_premature_resets); nil for none.
 	PrematureResets *stats.Counter
 
+	// StreamResetBurst and StreamResetRate limit the RST_STREAM frames that a
+	// server takes: so many at once, and so many more each second.
+	StreamResetBurst, StreamResetRate int
+
 	// KeepaliveInterval is between two pings; 0 sends none. KeepaliveTimeout is
 	// how long the answer may take while nothing else comes; 0 sends no pings.
 	// KeepaliveIdle has a client ping before the first stream after that much
@@ -86,6 +90,8 @@ const (
 	defaultWindowUpdates     = 10
 	defaultPrematureResets   = 500
 	defaultPrematureLifetime = time.Second
+	defaultResetBurst        = 1000
+	defaultResetRate         = 33
 	defaultJitterPercent     = 15
 	defaultBufferLimit       = 1 << 20
 	defaultCloseDelay        = time.Second
@@ -101,7 +107,7 @@ func (o Options) withDefaults() *Options {
 	or(&o.InitialConnWindow, defaultConnWindow)
 	o.InitialConnWindow = max(o.InitialConnWindow, initialWindow)
 	o.InitialConnWindow = min(o.InitialConnWindow, maxWindow)
-	o.InitialStreamWindow = min(o.InitialStreamWindow, maxWindow)
+	o.InitialStreamWindow = min(max(o.InitialStreamWindow, initialWindow), maxWindow)
 	if !o.NoHeaderTable {
 		or(&o.HeaderTableSize, defaultTableSize)
 	}
@@ -114,6 +120,8 @@ func (o Options) withDefaults() *Options {
 	limit(&o.MaxWindowUpdatesPerData, defaultWindowUpdates)
 	limit(&o.PrematureResetCount, defaultPrematureResets)
 	limit(&o.PrematureResetLifetime, defaultPrematureLifetime)
+	limit(&o.StreamResetBurst, defaultResetBurst)
+	limit(&o.StreamResetRate, defaultResetRate)
 	limit(&o.KeepaliveJitterPercent, defaultJitterPercent)
 	limit(&o.BufferLimit, defaultBufferLimit)
 	limit(&o.CloseDelay, defaultCloseDelay)

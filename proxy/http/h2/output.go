@@ -150,10 +150,8 @@ func (c *conn) moved(s *stream, n int) {
 		c.pendingBytes -= n
 		c.o.Stats.PendingSendBytes.Add(int64(-n))
 	}
-	if !s.muted {
-		s.gone += n
-		c.list(s)
-	}
+	s.gone += n
+	c.list(s)
 	if s.pending.size > 0 || s.over {
 		return
 	}

@@ -143,8 +143,8 @@ func (c *conn) takeReset(f frame, p []byte) error {
 	if idle {
 		return connErrorf(codeProtocol, "RST_STREAM on idle stream %d", f.stream)
 	}
-	if s == nil {
-		return nil
+	if err := c.floods.countReset(c); err != nil || s == nil {
+		return err
 	}
 	c.o.Stats.RxReset.Inc()
 	err := c.countPremature(s)
