@@ -69,6 +69,9 @@ type HTTPFault struct {
 	DownstreamNodes  []string
 	MaxActive        *uint32
 	NoStatsByCluster bool // disable_downstream_cluster_stats
+	// Metadata is filter_metadata: what a request gets under the filter's name
+	// when it is delayed or aborted; nil nothing.
+	Metadata *structpb.Struct
 }
 
 // FaultDelay is FaultDelay: Fixed, or by header.

@@ -28,6 +28,7 @@ func (d *decoder) fault(c *httpfaultv3.HTTPFault, place at) *config.HTTPFault {
 		Headers:          d.headerMatchers(c.GetHeaders(), "headers", place),
 		DownstreamNodes:  c.GetDownstreamNodes(),
 		NoStatsByCluster: c.GetDisableDownstreamClusterStats(),
+		Metadata:         c.GetFilterMetadata(),
 		Delay:            d.faultDelay(c, place.in("delay")),
 		Abort:            d.faultAbort(c),
 	}

@@ -27,7 +27,7 @@ var httpFilterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.filters.http.fault.v3.HTTPFault": {
 		works: "delay abort upstream_cluster headers downstream_nodes max_active_faults response_rate_limit delay_percent_runtime " +
 			"abort_percent_runtime delay_duration_runtime abort_http_status_runtime max_active_faults_runtime " +
-			"response_rate_limit_percent_runtime abort_grpc_status_runtime disable_downstream_cluster_stats",
+			"response_rate_limit_percent_runtime abort_grpc_status_runtime disable_downstream_cluster_stats filter_metadata",
 	},
 	"envoy.extensions.filters.common.fault.v3.FaultDelay":                 {works: "fixed_delay header_delay percentage"},
 	"envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay":     {},

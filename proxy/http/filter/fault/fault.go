@@ -32,7 +32,7 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 	}
 	routes := filter.NewOverrides(compile)
 	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
-		return &injector{s: s, base: base, routes: routes, counts: c}
+		return &injector{s: s, name: cfg.Name, base: base, routes: routes, counts: c}
 	}), nil
 }
 
@@ -47,6 +47,7 @@ type counts struct {
 type injector struct {
 	filter.Pass
 	s      filter.Stream
+	name   string
 	base   *settings
 	routes *filter.Overrides[config.HTTPFault, *settings]
 	*counts
@@ -85,7 +86,7 @@ func (f *injector) RequestHead(h *message.Head, _ bool) filter.Action {
 	if d, ppm := f.use.delay(h); d >= time.Millisecond && f.s.PPM(ppm) {
 		f.activate()
 		f.delays.Inc()
-		f.byCluster("delays_injected")
+		f.mark("delays_injected")
 		f.s.Info().Flags.Set(flow.DelayInjected)
 		f.s.After(d.Truncate(time.Millisecond), f.delayed)
 		return filter.StopAll
@@ -110,14 +111,18 @@ func (f *injector) abort(h *message.Head) bool {
 	}
 	f.activate()
 	f.aborts.Inc()
-	f.byCluster("aborts_injected")
+	f.mark("aborts_injected")
 	f.s.Reply(filter.Reply{
 		Status: status, GRPC: grpc, Body: "fault filter abort", Details: "fault_filter_abort", Flags: flow.FaultInjected,
 	})
 	return true
 }
 
-func (f *injector) byCluster(name string) {
+// mark counts a fault for the client's cluster, and leaves the metadata.
+func (f *injector) mark(name string) {
+	for k, v := range f.use.cfg.Metadata.GetFields() {
+		f.s.Info().SetMetadata(f.name, k, v)
+	}
 	if f.cluster != "" {
 		f.scope.Tagged("envoy_fault_downstream_cluster", f.cluster).Counter(name).Inc()
 	}

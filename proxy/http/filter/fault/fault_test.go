@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
@@ -20,7 +21,7 @@ const million = 1_000_000
 
 func start(t *testing.T, reg *stats.Registry, cfg *config.HTTPFault, overrides ...*config.FilterOverride) *filtertest.Stream {
 	t.Helper()
-	f, err := fault.New(&config.HTTPFilter{Config: cfg}, filtertest.Deps(reg))
+	f, err := fault.New(&config.HTTPFilter{Name: "faults", Config: cfg}, filtertest.Deps(reg))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +121,28 @@ func TestADelayHoldsTheRequestAndAnAbortMayFollow(t *testing.T) {
 	}
 	if s.Replied == nil || s.Replied.Status != 500 || s.Info().Flags != flow.DelayInjected|flow.FaultInjected {
 		t.Errorf("replied %+v with flags %v, want an abort after the delay", s.Replied, s.Info().Flags)
+	}
+}
+
+func TestAFaultLeavesItsMetadataUnderTheFiltersName(t *testing.T) {
+	mark, err := structpb.NewStruct(map[string]any{"why": "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		cfg  config.HTTPFault
+		want bool
+	}{
+		"aborted": {config.HTTPFault{Abort: &config.FaultAbort{Status: 500, PPM: million}}, true},
+		"delayed": {config.HTTPFault{Delay: &config.FaultDelay{Fixed: time.Second, PPM: million}}, true},
+		"neither": {config.HTTPFault{}, false},
+	} {
+		c.cfg.Metadata = mark
+		s := start(t, stats.New(), &c.cfg)
+		s.RequestHead(filtertest.Request("GET", "/"), true)
+		if got := s.Info().DynamicMetadata["faults"].AsMap()["why"] == "test"; got != c.want {
+			t.Errorf("%s: the metadata is there: %v, want %v", name, got, c.want)
+		}
 	}
 }
 
