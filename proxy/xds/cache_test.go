@@ -185,3 +185,34 @@ func TestPrivateTypesAreNotOnDisk(t *testing.T) {
 		t.Errorf("on disk: %v, %v, want endpoints only", files, err)
 	}
 }
+
+func TestTheCacheIsLeftAloneOnceAServerHasAnswered(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir)
+	inBubble(t, Options{Delta: true, Cache: openCache(t, dir, "node-1")}, func(r *rig) {
+		r.wire.setDown(errors.New("refused"))
+		r.subscribe(EndpointType, "a")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := r.taken[EndpointType].names(); got != "[a]" {
+			t.Fatalf("from the cache: %s, want [a]", got)
+		}
+		r.client.Unsubscribe(EndpointType, "a")
+		time.Sleep(time.Minute)
+		if list, _, err := openCache(t, dir, "node-1").load("xds", EndpointType); err != nil || len(list) != 2 {
+			t.Errorf("the file has %d resources, %v, want both still: no server has said otherwise", len(list), err)
+		}
+		r.subscribe(ClusterType, Wildcard)
+		r.wire.setDown(nil)
+		r.stream()
+		r.answer(delta(t, ClusterType, "9"))
+		r.s.Close()
+		r.wire.setDown(errors.New("refused"))
+		r.subscribe(EndpointType, "b")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := r.taken[EndpointType].names(); got != "[a]" {
+			t.Errorf("after an answer: %s, want no b from the cache", got)
+		}
+	})
+}

@@ -293,3 +293,36 @@ func TestAResourceGoesWhenItsTTLHasPassed(t *testing.T) {
 		}
 	})
 }
+
+func TestATTLThatIsNoneIsRefused(t *testing.T) {
+	for _, ttl := range []time.Duration{0, -time.Second} {
+		inBubble(t, Options{Delta: true}, func(r *rig) {
+			r.subscribe(EndpointType, "a")
+			r.stream()
+			request[*discoveryv3.DeltaDiscoveryRequest](r)
+			d := delta(t, EndpointType, "1", endpoints("a"))
+			d.Resources[0].Ttl = durationpb.New(ttl)
+			r.answer(d)
+			if got := request[*discoveryv3.DeltaDiscoveryRequest](r).GetErrorDetail().GetMessage(); !strings.HasPrefix(got, "a: ttl: ") {
+				t.Errorf("ttl %s: detail %q, want the refusal", ttl, got)
+			}
+		})
+	}
+}
+
+func TestARefusalWithoutANameGoesWithTheNextAnswer(t *testing.T) {
+	inBubble(t, Options{Delta: true}, func(r *rig) {
+		r.subscribe(ClusterType, Wildcard)
+		r.stream()
+		d := delta(t, ClusterType, "1", cluster("a", ""))
+		d.Resources = append(d.Resources, &discoveryv3.Resource{})
+		r.answer(d)
+		if got := r.client.Refusals(ClusterType); len(got) != 1 || got[0].Name != "resources[1]" {
+			t.Errorf("refusals: %v, want that of resources[1]", got)
+		}
+		r.answer(delta(t, ClusterType, "2", cluster("b", "")))
+		if got := r.client.Refusals(ClusterType); len(got) != 0 {
+			t.Errorf("refusals after a good answer: %v", got)
+		}
+	})
+}
