@@ -213,6 +213,20 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
+// BenchmarkEncode is a response's head without a connection.
+func BenchmarkEncode(b *testing.B) {
+	c := newConn(&script{}, Options{})
+	h := respond(200, "content-length", "100", "content-type", "text/plain", "date", "Mon, 23 Nov 2026 18:18:30 GMT",
+		"server", "envoy", "x-envoy-upstream-service-time", "1", "vary", "accept-encoding", "cache-control", "no-store")
+	b.ReportAllocs()
+	for b.Loop() {
+		s := &stream{c: c}
+		c.cur = s
+		s.sendResponse(h, false)
+		c.out.discard(0)
+	}
+}
+
 // BenchmarkDownload is 1 MiB through a hop.
 func BenchmarkDownload(b *testing.B) {
 	body := make([]byte, 64<<10)

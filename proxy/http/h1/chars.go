@@ -1,5 +1,7 @@
 package h1
 
+import "encoding/binary"
+
 // Tables of what may be where. An entry of tokenChars is the character in lower
 // case, 0 if it may not be in a token (RFC 9110, section 5.6.2).
 //
@@ -56,6 +58,27 @@ func all[T string | []byte](t *[256]bool, s T) bool {
 		}
 	}
 	return true
+}
+
+// Eight bytes at once: lowBits has the lowest bit of each, highBits the highest.
+const (
+	lowBits  = 0x0101010101010101
+	highBits = 0x8080808080808080
+)
+
+// validValue reports whether p may be a field's value.
+func validValue(p []byte) bool {
+	for len(p) >= 8 {
+		x := binary.LittleEndian.Uint64(p)
+		del := x ^ 0x7f*lowBits
+		// A byte below 0x20, or a DEL: the byte before it may be told as well,
+		// which a look at each byte puts right.
+		if ((x-0x20*lowBits)&^x|(del-lowBits)&^del)&highBits != 0 && !all(valueChars, p[:8]) {
+			return false
+		}
+		p = p[8:]
+	}
+	return all(valueChars, p)
 }
 
 // methods are those that Envoy takes, all others are a mistake.

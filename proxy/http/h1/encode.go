@@ -208,20 +208,19 @@ func (c *conn) field(name, value string) {
 	if c.o.ProperCaseHeaders {
 		name = properCase(name)
 	}
-	c.out.text(name)
-	c.out.text(": ")
-	if all(valueChars, value) {
-		c.out.text(value)
-	} else {
-		b := []byte(value)
-		for i := range b {
-			if !valueChars[b[i]] {
-				b[i] = ' '
+	b := c.out.room(len(name) + len(value) + len(": \r\n"))
+	n := copy(b, name)
+	n += copy(b[n:], ": ")
+	v := b[n : n+copy(b[n:], value)]
+	if !validValue(v) {
+		for i := range v {
+			if !valueChars[v[i]] {
+				v[i] = ' '
 			}
 		}
-		c.out.add(b)
 	}
-	c.out.text("\r\n")
+	copy(b[n+len(v):], "\r\n")
+	c.out.fill(b)
 }
 
 // target puts a part of a request's target into the buffer. What would end it

@@ -130,7 +130,7 @@ func (b *block) field(line []byte, from int) *mistake {
 	for end > v && (line[end-1] == ' ' || line[end-1] == '\t') {
 		end--
 	}
-	if !all(valueChars, line[v:end]) {
+	if !validValue(line[v:end]) {
 		return refused(400, detailChars, "the value of %q has a character that may not be there", excerpt(line[:n]))
 	}
 	if b.drop {

@@ -45,6 +45,27 @@ func (q *queue) text(s string) {
 	q.add([]byte(s))
 }
 
+// room are n bytes to write to, which fill puts into the queue: in the last
+// piece, if they fit into it.
+func (q *queue) room(n int) []byte {
+	if t := q.tail(); outSize-t.n >= n {
+		return t.b[t.n : t.n+n]
+	}
+	return make([]byte, n)
+}
+
+// fill puts what room gave into the queue.
+func (q *queue) fill(b []byte) {
+	t := q.last
+	if outSize-t.n < len(b) || &t.b[t.n] != &b[0] {
+		q.add(b)
+		return
+	}
+	t.n += len(b)
+	q.size += len(b)
+	q.total += uint64(len(b))
+}
+
 // tail is the last piece, which has room.
 func (q *queue) tail() *piece {
 	if q.last != nil && q.last.n < outSize {
