@@ -77,6 +77,12 @@ func (x *Overrides[C, V]) Of(o *config.FilterOverride) (V, error) {
 	return c.value, c.err
 }
 
+// Check is for Checked.
+func (x *Overrides[C, V]) Check(o *config.FilterOverride) error {
+	_, err := x.Of(o)
+	return err
+}
+
 // Misconfigured answers a request whose route has what the filter cannot use,
 // and is what the filter then returns.
 func Misconfigured(s Stream, err error) Action {

@@ -19,9 +19,13 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 		return nil, fmt.Errorf("%T is no configuration of buffer", cfg.Config)
 	}
 	tooLarge := d.Scope.Counter("downstream_rq_too_large")
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
-		return &buffer{s: s, own: own, tooLarge: tooLarge}
-	}), nil
+	routes := filter.NewOverrides(func(c *config.HTTPBuffer) (*config.HTTPBuffer, error) {
+		own := *c
+		return &own, nil
+	})
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+		return &buffer{s: s, own: own, routes: routes, tooLarge: tooLarge}
+	}), routes.Check), nil
 }
 
 // buffer is the filter of one request.
@@ -29,6 +33,7 @@ type buffer struct {
 	filter.Pass
 	s        filter.Stream
 	own      *config.HTTPBuffer
+	routes   *filter.Overrides[config.HTTPBuffer, *config.HTTPBuffer]
 	tooLarge *stats.Counter
 
 	head *message.Head // nil: the body is not awaited
@@ -42,13 +47,12 @@ func (b *buffer) RequestHead(h *message.Head, end bool) filter.Action {
 	if end || h.Method == "CONNECT" || h.Fields.Has("upgrade") {
 		return filter.Continue
 	}
-	cfg := b.own
-	if o := b.s.Override(); o != nil && o.Config != nil {
-		route, ok := o.Config.(*config.HTTPBuffer)
-		if !ok {
-			return filter.Misconfigured(b.s, fmt.Errorf("a route has %T for buffer", o.Config))
-		}
-		cfg = route
+	cfg, err := b.routes.Of(b.s.Override())
+	if err != nil {
+		return filter.Misconfigured(b.s, err)
+	}
+	if cfg == nil {
+		cfg = b.own
 	}
 	b.head, b.max = h, int(cfg.MaxBytes)
 	if l, ok := b.s.(filter.RequestLimiter); ok {

@@ -20,9 +20,17 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 	}
 	scope := d.Scope.Scope("cors")
 	valid, invalid := scope.Counter("origin_valid"), scope.Counter("origin_invalid")
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
 		return &cors{s: s, valid: valid, invalid: invalid}
-	}), nil
+	}), check), nil
+}
+
+// check refuses what is no policy.
+func check(o *config.FilterOverride) error {
+	if _, ok := o.Config.(*config.CORSPolicy); !ok && o.Config != nil {
+		return fmt.Errorf("a route has %T for cors", o.Config)
+	}
+	return nil
 }
 
 // cors is the filter of one request.
@@ -126,14 +134,12 @@ func (c *cors) find() error {
 		return nil
 	}
 	for _, o := range slices.Backward(c.s.Overrides()) {
-		if o.Config == nil {
-			continue
+		if err := check(o); err != nil {
+			return err
 		}
-		p, ok := o.Config.(*config.CORSPolicy)
-		if !ok {
-			return fmt.Errorf("a route has %T for cors", o.Config)
+		if p, ok := o.Config.(*config.CORSPolicy); ok {
+			c.policies = append(c.policies, p)
 		}
-		c.policies = append(c.policies, p)
 	}
 	if len(c.policies) > 0 {
 		return nil

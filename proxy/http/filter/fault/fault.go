@@ -31,9 +31,9 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 		slowed: scope.Counter("response_rl_injected"),
 	}
 	routes := filter.NewOverrides(compile)
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
 		return &injector{s: s, name: cfg.Name, base: base, routes: routes, counts: c}
-	}), nil
+	}), routes.Check), nil
 }
 
 // counts are the filter's metrics.

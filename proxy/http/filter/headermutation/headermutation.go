@@ -25,7 +25,9 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 		return nil, err
 	}
 	c.mostSpecificLast = own.MostSpecificWins
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter { return &mutator{s: s, c: c} }), nil
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+		return &mutator{s: s, c: c}
+	}), c.overrides.Check), nil
 }
 
 // changes is what all requests share.

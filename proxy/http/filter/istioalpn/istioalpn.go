@@ -19,29 +19,33 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 	if !ok {
 		return nil, fmt.Errorf("%T is no configuration of istio.alpn", cfg.Config)
 	}
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
-		return &offerer{s: s, own: own, d: d}
-	}), nil
+	routes := filter.NewOverrides(func(c *config.IstioALPN) (*config.IstioALPN, error) {
+		own := *c
+		return &own, nil
+	})
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+		return &offerer{s: s, own: own, routes: routes, d: d}
+	}), routes.Check), nil
 }
 
 // offerer is the filter of one request.
 type offerer struct {
 	filter.Pass
-	s   filter.Stream
-	own *config.IstioALPN
-	d   filter.Deps
+	s      filter.Stream
+	own    *config.IstioALPN
+	routes *filter.Overrides[config.IstioALPN, *config.IstioALPN]
+	d      filter.Deps
 }
 
 // RequestHead offers what is configured, if the request goes to a cluster that
 // does not forbid it.
 func (f *offerer) RequestHead(*message.Head, bool) filter.Action {
-	cfg := f.own
-	if o := f.s.Override(); o != nil && o.Config != nil {
-		route, ok := o.Config.(*config.IstioALPN)
-		if !ok {
-			return filter.Misconfigured(f.s, fmt.Errorf("a route has %T for istio.alpn", o.Config))
-		}
-		cfg = route
+	cfg, err := f.routes.Of(f.s.Override())
+	if err != nil {
+		return filter.Misconfigured(f.s, err)
+	}
+	if cfg == nil {
+		cfg = f.own
 	}
 	r, name := f.s.Route(), f.s.Cluster()
 	if r == nil || r.Action == nil || name == "" {

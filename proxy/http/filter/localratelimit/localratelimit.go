@@ -33,9 +33,9 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 		}
 		return compile(c, d)
 	})
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
 		return &limited{s: s, base: base, routes: routes}
-	}), nil
+	}), routes.Check), nil
 }
 
 // rules are a compiled config.LocalRateLimit, with its buckets.

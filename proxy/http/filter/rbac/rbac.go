@@ -140,6 +140,9 @@ func (c *counts) add(d rbac.Decision, each bool) {
 // New is the filter of a request.
 func (f *Factory) New(s filter.Stream) filter.Filter { return &judge{s: s, f: f} }
 
+// Check is filter.Checker.
+func (f *Factory) Check(o *config.FilterOverride) error { return f.routes.Check(o) }
+
 // use are the policies for a request with that override.
 func (f *Factory) use(o *config.FilterOverride) (*policies, error) {
 	p, err := f.routes.Of(o)

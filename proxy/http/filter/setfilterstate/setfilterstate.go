@@ -24,9 +24,9 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 		return nil, err
 	}
 	routes := filter.NewOverrides(build)
-	return filter.FactoryFunc(func(s filter.Stream) filter.Filter {
+	return filter.Checked(filter.FactoryFunc(func(s filter.Stream) filter.Filter {
 		return &setter{s: s, own: values, routes: routes}
-	}), nil
+	}), routes.Check), nil
 }
 
 // value is a compiled config.FilterStateValue.
