@@ -33,7 +33,13 @@ func startPlaned(t *testing.T, k kind, api string, first xdstest.Resources, flag
 	t.Helper()
 	plane := xdstest.Listen(t, "node", "tcp", "127.0.0.1:0")
 	plane.Set(t, first)
-	host, port, err := net.SplitHostPort(plane.Address())
+	return &planed{startAt(t, k, api, plane.Address(), flags...), plane}
+}
+
+// startAt runs a proxy whose control plane is at an address.
+func startAt(t *testing.T, k kind, api, address string, flags ...string) *running {
+	t.Helper()
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +60,7 @@ static_resources:
         explicit_http_config: {http2_protocol_options: {}}
     load_assignment: {cluster_name: plane, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[3]s, port_value: %[4]s}}}}]}]}
 `, source, api, host, port)
-	return &planed{start(t, k, t.TempDir(), boot, flags...), plane}
+	return start(t, k, t.TempDir(), boot, flags...)
 }
 
 // says serves its name to each connection.
@@ -115,7 +121,12 @@ func endpointsOf(t *testing.T, name, addr string) types.Resource {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return parsed(t, &endpointv3.ClusterLoadAssignment{}, `{"cluster_name":%q,"endpoints":[{"lb_endpoints":[{"endpoint":{"address":{"socket_address":{"address":%q,"port_value":%s}}}}]}]}`, name, host, port)
+	return assignmentWith(t, name, fmt.Sprintf(`{"endpoint":{"address":{"socket_address":{"address":%q,"port_value":%s}}}}`, host, port))
+}
+
+// assignmentWith is an assignment with lb_endpoints in JSON.
+func assignmentWith(t *testing.T, name, endpoints string) types.Resource {
+	return parsed(t, &endpointv3.ClusterLoadAssignment{}, `{"cluster_name":%q,"endpoints":[{"lb_endpoints":[%s]}]}`, name, endpoints)
 }
 
 func listenerTo(t *testing.T, name, cluster string) types.Resource {
