@@ -9,7 +9,7 @@ import (
 
 // breaker is the circuit breaker of one priority (Envoy: ResourceManager).
 type breaker struct {
-	cx, pending, rq resource
+	cx, pending, rq, retry resource
 }
 
 // resource counts one thing up to a limit.
@@ -67,12 +67,13 @@ func newBreaker(t config.Thresholds, scope *stats.Scope) *breaker {
 	b.cx.max = int64(t.MaxConnections)
 	b.pending.max = int64(t.MaxPendingRequests)
 	b.rq.max = int64(t.MaxRequests)
+	b.retry.max = int64(t.MaxRetries)
 	b.cx.gauges = newResourceGauges(scope, "cx_open", "remaining_cx", t.TrackRemaining)
 	b.pending.gauges = newResourceGauges(scope, "rq_pending_open", "remaining_pending", t.TrackRemaining)
 	b.rq.gauges = newResourceGauges(scope, "rq_open", "remaining_rq", t.TrackRemaining)
 	scope.Gauge("cx_pool_open").Set(0)
-	scope.Gauge("rq_retry_open").Set(0)
-	for _, r := range []*resource{&b.cx, &b.pending, &b.rq} {
+	b.retry.gauges = newResourceGauges(scope, "rq_retry_open", "remaining_retries", t.TrackRemaining)
+	for _, r := range []*resource{&b.cx, &b.pending, &b.rq, &b.retry} {
 		r.gauges.open.Set(0)
 		r.show()
 	}

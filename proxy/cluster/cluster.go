@@ -33,6 +33,9 @@ type Cluster struct {
 	trafficOnce sync.Once
 	trafficNow  atomic.Pointer[traffic]
 
+	requestsOnce sync.Once
+	requestsNow  atomic.Pointer[requestStats]
+
 	tlsOnce  sync.Once
 	tlsStats *stats.TLS // made by tlsOnce
 
@@ -223,6 +226,9 @@ func (c *Cluster) retire() {
 		unask()
 	}
 	c.retired.Store(true)
+	for _, h := range c.hostsNow() {
+		c.opts.Gone(h)
+	}
 	if end != nil {
 		end()
 	}

@@ -22,6 +22,8 @@ type Conn struct {
 	host    *Host
 	state   *tlsmux.State
 	start   time.Time
+	// requests says that it is for requests, high of which priority.
+	requests, high bool
 
 	byPeer atomic.Bool
 	once   sync.Once
@@ -61,8 +63,8 @@ func (c *Conn) Close() error {
 	c.once.Do(func() {
 		c.err = c.Conn.Close()
 		c.host.conns.remove(c)
-		c.cluster.breakers[0].cx.release()
-		c.cluster.closed(c.host, c.start, ending{established: true, byPeer: c.byPeer.Load()})
+		c.cluster.breakerOf(c.high).cx.release()
+		c.cluster.closed(c.host, c.start, ending{established: !c.requests, byPeer: c.byPeer.Load()})
 		c.cluster.release()
 	})
 	return c.err

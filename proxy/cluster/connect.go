@@ -150,15 +150,17 @@ func (c *Cluster) connect(ctx context.Context, h *Host, req *Request) (*Conn, er
 		return nil, c.connectFailed(timed, h, start, &failure{stage, err, req})
 	}
 	t.connectMS.Record(uint64(time.Since(start).Milliseconds()))
-	t.rqTotal.Inc()
-	t.rqActive.Inc()
-	c.breakers[0].rq.add()
-	h.count.rqTotal.Add(1)
-	h.count.rqActive.Add(1)
-	if c.outlier != nil {
+	if !req.requests {
+		t.rqTotal.Inc()
+		t.rqActive.Inc()
+		c.breakers[0].rq.add()
+		h.count.rqTotal.Add(1)
+		h.count.rqActive.Add(1)
+	}
+	if c.outlier != nil && (!req.requests || c.cfg.Outlier.SplitExternalLocal) {
 		c.outlier.connected(h)
 	}
-	conn := &Conn{Conn: rc, cluster: c, host: h, state: state, start: start}
+	conn := &Conn{Conn: rc, cluster: c, host: h, state: state, start: start, requests: req.requests, high: req.high}
 	if c.cfg.CloseOnHealthFailure {
 		h.conns.add(conn)
 	}
@@ -229,11 +231,13 @@ func (c *Cluster) connectFailed(timed context.Context, h *Host, start time.Time,
 	if !canceled {
 		t.cxConnectFail.Inc()
 		h.count.cxConnectFail.Add(1)
-		t.rqPendingFailureEject.Inc()
+		if !f.req.requests {
+			t.rqPendingFailureEject.Inc()
+		}
 		if c.outlier != nil {
 			c.outlier.failed(h)
 		}
-	} else {
+	} else if !f.req.requests {
 		t.rqCancelled.Inc()
 	}
 	c.closed(h, start, ending{byPeer: !e.Timeout && !canceled && (f.stage == flow.StageConnect || byPeer(f.err))})
@@ -247,6 +251,8 @@ func byPeer(err error) bool {
 
 // ending is how a connection went.
 type ending struct {
+	// established is of a connection that is one request; requests are counted
+	// by themselves.
 	established, byPeer bool
 }
 

@@ -39,10 +39,11 @@ func (s *hostSpec) priority() uint32 { return s.locality.Priority }
 
 // hostCounts are Envoy's host statistics.
 type hostCounts struct {
-	cxTotal, cxConnectFail atomic.Uint64
-	cxActive               atomic.Int64
-	rqTotal                atomic.Uint64
-	rqActive               atomic.Int64
+	cxTotal, cxConnectFail        atomic.Uint64
+	cxActive                      atomic.Int64
+	rqTotal                       atomic.Uint64
+	rqActive                      atomic.Int64
+	rqSuccess, rqError, rqTimeout atomic.Uint64
 }
 
 // hostFlag is one of Envoy's health flags (HealthFlag).

@@ -73,6 +73,7 @@ func (c *Cluster) setHosts(list []wanted, terms assignmentTerms) bool {
 			byKey[h.key] = h
 		default:
 			changed = true
+			defer c.opts.Gone(h)
 		}
 	}
 	c.hosts, c.byKey, c.terms = hosts, byKey, terms
@@ -136,4 +137,8 @@ func (c *Cluster) drop(h *Host) {
 	c.hosts = kept
 	delete(c.byKey, h.key)
 	c.members.change.Inc()
+	c.opts.Gone(h)
 }
+
+// hostsNow are the hosts of the current snapshot.
+func (c *Cluster) hostsNow() []*Host { return c.snap.Load().hosts }

@@ -36,6 +36,9 @@ type Options struct {
 	// SetAssignment brings; what it returns is called when the cluster does not
 	// want them any more. The default asks nobody.
 	Endpoints func(*config.EDS) (stop func())
+	// Gone is told of each host that is no endpoint any more; it must not block
+	// nor call back. The default tells nobody.
+	Gone func(*Host)
 	// Rand is for every random choice; the default is math/rand/v2's Uint64.
 	Rand func() uint64
 	// Now is the time for ejections and event logs; the default is time.Now.
@@ -63,6 +66,9 @@ func (o Options) withDefaults() Options {
 		o.Format = func(string, bool) (func(*flow.Info) string, error) {
 			return nil, errors.New("there are no formats here")
 		}
+	}
+	if o.Gone == nil {
+		o.Gone = func(*Host) {}
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Uint64

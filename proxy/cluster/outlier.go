@@ -158,6 +158,29 @@ func (o *outlierDetection) failed(h *Host) {
 	}
 }
 
+// response takes in the status of an answer of h (Envoy:
+// putHttpResponseCode).
+func (o *outlierDetection) response(h *Host, status int) {
+	e := &h.eject
+	if status < 500 {
+		e.external.put(true)
+		e.consecutive5xx.Store(0)
+		e.consecutiveGateway.Store(0)
+		return
+	}
+	e.external.put(false)
+	if status >= 502 && status <= 504 {
+		if e.consecutiveGateway.Add(1) == o.cfg.ConsecutiveGateway {
+			o.consecutive(h, byConsecutiveGateway)
+		}
+	} else {
+		e.consecutiveGateway.Store(0)
+	}
+	if e.consecutive5xx.Add(1) == o.cfg.Consecutive5xx {
+		o.consecutive(h, byConsecutive5xx)
+	}
+}
+
 func (o *outlierDetection) consecutive(h *Host, why ejectionType) {
 	o.mu.Lock()
 	changed := o.onConsecutive(h, why)

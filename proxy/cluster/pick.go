@@ -23,6 +23,10 @@ type Request struct {
 	Tried []*Host
 	// ALPN, if not nil, replaces the ALPN protocols of the transport socket.
 	ALPN []string
+
+	// requests says that the connection is for requests, which are counted by
+	// themselves; high is their priority.
+	requests, high bool
 }
 
 // choice is a host and how it was found.
