@@ -119,6 +119,7 @@ func (s *Server) explainHandler(w http.ResponseWriter, r *http.Request) {
 	text := QueryText{
 		Listener: v.Get("listener"), Destination: v.Get("destination"), Source: v.Get("source"),
 		SNI: v.Get("sni"), Peer: v.Get("peer"), TLS: v.Has("tls"),
+		Request: v.Get("request"), Headers: v["header"],
 	}
 	if alpn := v.Get("alpn"); alpn != "" {
 		text.ALPN = strings.Split(alpn, ",")

@@ -10,6 +10,7 @@ import (
 	"outrider/proxy/config"
 	"outrider/proxy/filter"
 	"outrider/proxy/flow"
+	"outrider/proxy/http/message"
 	"outrider/proxy/match"
 	"outrider/tlsmux"
 )
@@ -29,6 +30,9 @@ type Query struct {
 	// PeerID alone stands for a chain that verifies, with that URI SAN.
 	Peer   []*x509.Certificate
 	PeerID string
+	// Request is a request on the connection; nil asks about the connection
+	// alone.
+	Request *message.Head
 }
 
 // Explanation is what a described connection meets, step by step, by the code
@@ -147,6 +151,9 @@ func (q Query) info(l *liveListener) *flow.Info {
 	info.DirectRemote = info.Remote
 	if q.TLS {
 		info.TransportProtocol, info.SNI, info.ALPNs = "tls", strings.ToLower(q.SNI), q.ALPN
+	}
+	if q.Request != nil {
+		info.HTTP = &flow.HTTP{Request: q.Request}
 	}
 	return info
 }

@@ -95,6 +95,32 @@ func writeVerdict(line printer, v filter.Verdict) {
 	if v.Shadow != nil {
 		line("", "  shadow rules: %s", v.Shadow.Reason)
 	}
+	if v.Request != nil {
+		writeRequest(line, v.Request)
+	}
+}
+
+func writeRequest(line printer, r *filter.RequestVerdict) {
+	if r.VirtualHost == "" {
+		line("virtual host", "none")
+	} else {
+		line("virtual host", "%s, by domain %s", r.VirtualHost, r.Domain)
+	}
+	for _, one := range r.Routes {
+		if one.Matched {
+			line("route", "%s", one.Route)
+			continue
+		}
+		line("", "  not %s: %s", one.Route, one.Failed)
+	}
+	for _, f := range r.Filters {
+		writeVerdict(func(label, format string, args ...any) {
+			if label == "filter" {
+				label = "HTTP filter"
+			}
+			line(label, format, args...)
+		}, f)
+	}
 }
 
 func (u *UpstreamChoice) write(line printer) {

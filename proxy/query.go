@@ -5,8 +5,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
+
+	"outrider/proxy/http/message"
 )
 
 // QueryText is a Query as flags or URL parameters give it.
@@ -14,6 +17,10 @@ type QueryText struct {
 	Listener, Destination, Source, SNI, Peer string
 	ALPN                                     []string
 	TLS                                      bool
+	// Request is a method and a URL ("GET http://shop/cart?x=1"), "" for none;
+	// Headers are its fields ("name: value").
+	Request string
+	Headers []string
 }
 
 // Parse makes it a Query. Peer is a SPIFFE ID, or a PEM file.
@@ -27,6 +34,9 @@ func (t QueryText) Parse() (Query, error) {
 	if q.Source, err = addrPort("source", t.Source); err != nil {
 		return q, err
 	}
+	if q.Request, err = parseRequest(t.Request, t.Headers); err != nil {
+		return q, err
+	}
 	switch {
 	case t.Peer == "":
 	case strings.HasPrefix(t.Peer, "spiffe://"):
@@ -35,6 +45,31 @@ func (t QueryText) Parse() (Query, error) {
 		q.Peer, err = readChain(t.Peer)
 	}
 	return q, err
+}
+
+// parseRequest is the head of a request; nil for none.
+func parseRequest(text string, fields []string) (*message.Head, error) {
+	if text == "" {
+		if len(fields) > 0 {
+			return nil, fmt.Errorf("header %q needs a request", fields[0])
+		}
+		return nil, nil
+	}
+	method, rest, ok := strings.Cut(text, " ")
+	u, err := url.Parse(rest)
+	if !ok || err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(rest, " \t") {
+		return nil, fmt.Errorf("request %q is not a method and a URL: GET http://HOST/PATH", text)
+	}
+	h := message.NewHead()
+	h.Method, h.Scheme, h.Authority, h.Path = method, u.Scheme, u.Host, u.RequestURI()
+	for _, f := range fields {
+		name, value, ok := strings.Cut(f, ":")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("header %q is not NAME: VALUE", f)
+		}
+		h.Fields.Add(strings.ToLower(name), strings.TrimSpace(value))
+	}
+	return h, nil
 }
 
 func addrPort(name, text string) (netip.AddrPort, error) {

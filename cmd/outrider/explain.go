@@ -36,6 +36,8 @@ func newExplainCommand() *cobra.Command {
 	fs.StringVar(&f.query.SNI, "sni", "", "server name in the ClientHello")
 	fs.StringSliceVar(&f.query.ALPN, "alpn", nil, "protocols in the ClientHello, in order")
 	fs.StringVar(&f.query.Peer, "peer", "", "the client's identity: a SPIFFE ID, or a PEM file with its chain")
+	fs.StringVar(&f.query.Request, "request", "", "a request on the connection: METHOD URL")
+	fs.StringArrayVar(&f.query.Headers, "header", nil, "a header of the request, NAME: VALUE; may be repeated")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
 	return c
 }

@@ -24,8 +24,29 @@ type Verdict struct {
 	Policies []rbac.PolicyResult `json:"policies,omitempty"`
 	// Shadow is the verdict of RBAC's shadow rules; nil if it has none.
 	Shadow *Verdict `json:"shadow,omitempty"`
-	// Clusters is where tcp_proxy would go, with the share of each.
+	// Clusters is where tcp_proxy or the request would go, with the share of
+	// each.
 	Clusters []ClusterShare `json:"clusters,omitempty"`
+	// Request is what a connection manager makes of the request that was asked
+	// about; nil if none was.
+	Request *RequestVerdict `json:"request,omitempty"`
+}
+
+// RequestVerdict is how a request finds its route and passes the filters.
+type RequestVerdict struct {
+	// VirtualHost is the one whose Domain matched; "" for none.
+	VirtualHost string         `json:"virtual_host,omitempty"`
+	Domain      string         `json:"domain,omitempty"`
+	Routes      []RouteVerdict `json:"routes,omitempty"`
+	// Filters are those before the router, up to the one that answers.
+	Filters []Verdict `json:"http_filters,omitempty"`
+}
+
+// RouteVerdict is how one route fared, in the order in which they are tried.
+type RouteVerdict struct {
+	Route   string `json:"route"` // its name, or its place
+	Matched bool   `json:"matched"`
+	Failed  string `json:"failed,omitempty"` // the first criterion that did not match
 }
 
 // ClusterShare is a cluster and the share of connections that go to it, of 1.
@@ -50,6 +71,7 @@ func scratch(info *flow.Info) *flow.Info {
 		Listener: info.Listener, FilterChain: info.FilterChain,
 		TransportProtocol: info.TransportProtocol, SNI: info.SNI, ALPNs: info.ALPNs,
 		Downstream:  info.Downstream,
+		HTTP:        info.HTTP,
 		FilterState: maps.Clone(info.FilterState),
 	}
 	if info.DynamicMetadata != nil {
