@@ -59,11 +59,12 @@ type conn struct {
 	toTell        []*stream
 	freed         bool // a stream has ended, and the side is not told
 	stop          error
-	stopped       bool // nothing is sent any more
-	finishing     bool // the writer writes what is there and ends
-	announced     bool // our GOAWAY with the highest stream is sent
-	draining      bool // our GOAWAY with the last stream is sent
-	peerGone      bool // the peer's GOAWAY has come
+	stopped       bool  // nothing is sent any more
+	finishing     bool  // the writer writes what is there and ends
+	announced     bool  // our GOAWAY with the highest stream is sent
+	draining      bool  // our GOAWAY with the last stream is sent
+	peerGone      bool  // the peer's GOAWAY has come
+	goAway        error // what was wrong, as it said; nil for an end in order
 	writeErr      error
 	writerEnded   chan struct{}
 	keep          keepalive

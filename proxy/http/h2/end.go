@@ -43,7 +43,7 @@ func (c *conn) finish(err error) *codec.End {
 	c.mu.Lock()
 	if mistake != nil && !mistake.silent && !c.stopped {
 		b := c.buffer()
-		b.b = appendGoAway(b.b, c.lastTaken, mistake.code)
+		b.b = appendGoAway(b.b, c.lastTaken, mistake.code, mistake.what)
 		c.o.Stats.GoAwaySent.Inc()
 	}
 	if c.stop == nil {
@@ -111,6 +111,9 @@ func (c *conn) end(err error) *codec.End {
 	}
 	if e.By == codec.ByFIN && c.writeErr != nil && closer(c.writeErr) == codec.ByRST {
 		e.By, err = codec.ByRST, c.writeErr // the kernel told the writer, and tells it once
+	}
+	if err == io.EOF && c.goAway != nil {
+		err = c.goAway
 	}
 	if err != io.EOF && !errors.Is(err, errClosed) && !errors.Is(err, errDrained) {
 		e.Err = err

@@ -79,6 +79,23 @@ func TestGoAwayEndsTheClientWithItsLastStream(t *testing.T) {
 	}
 }
 
+func TestEndSaysWhatTheServersGoAwayWasFor(t *testing.T) {
+	r, cl := rawServer(t, &pool{}, Options{})
+	rec := open(t, cl)
+	sendRequest(rec, "GET", true)
+	r.want(sentGet)
+	r.fr.WriteGoAway(1, http2.ErrCodeEnhanceYourCalm, []byte("too_many_pings"))
+	r.sync()
+	r.nc.Close()
+	end := <-r.end
+	if end.By != codec.ByFIN || !end.GoAway || end.Err == nil || !strings.Contains(end.Err.Error(), "too_many_pings") {
+		t.Errorf("got %+v", end)
+	}
+	if x := rec.resets[0]; x.Reason != codec.Closed || x.End == nil || !x.Remote {
+		t.Errorf("got reset %+v", x)
+	}
+}
+
 func TestEndSaysWhoClosed(t *testing.T) {
 	for name, c := range map[string]struct {
 		do  func(nc *net.TCPConn, s codec.Server)

@@ -104,10 +104,13 @@ func appendPing(b []byte, flags uint8, data []byte) []byte {
 	return append(b, data...)
 }
 
-func appendGoAway(b []byte, last uint32, code errCode) []byte {
-	b = appendFrame(b, frame{kind: frameGoAway, length: 8})
+// appendGoAway appends GOAWAY with a text for whoever debugs the peer.
+func appendGoAway(b []byte, last uint32, code errCode, why string) []byte {
+	why = why[:min(len(why), 256)]
+	b = appendFrame(b, frame{kind: frameGoAway, length: 8 + len(why)})
 	b = binary.BigEndian.AppendUint32(b, last)
-	return binary.BigEndian.AppendUint32(b, uint32(code))
+	b = binary.BigEndian.AppendUint32(b, uint32(code))
+	return append(b, why...)
 }
 
 type setting struct {

@@ -39,7 +39,7 @@ func (s *server) Drain(final bool) {
 		if !c.announced {
 			c.announced = true
 			b := c.buffer()
-			b.b = appendGoAway(b.b, maxStreamID, codeNoError)
+			b.b = appendGoAway(b.b, maxStreamID, codeNoError, "")
 			c.queued()
 			c.o.Stats.GoAwayGracefulSent.Inc()
 		}
@@ -47,7 +47,7 @@ func (s *server) Drain(final bool) {
 	}
 	c.draining = true
 	b := c.buffer()
-	b.b = appendGoAway(b.b, c.lastTaken, codeNoError)
+	b.b = appendGoAway(b.b, c.lastTaken, codeNoError, "")
 	c.queued()
 	c.o.Stats.GoAwaySent.Inc()
 	if s.finished() {

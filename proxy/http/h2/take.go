@@ -2,6 +2,7 @@ package h2
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"outrider/proxy/http/codec"
 )
@@ -310,9 +311,13 @@ func (c *conn) takeGoAway(f frame, p []byte) error {
 		return connErrorf(codeFrameSize, "GOAWAY of %d bytes", len(p))
 	}
 	last, code := binary.BigEndian.Uint32(p)&maxStreamID, errCode(binary.BigEndian.Uint32(p[4:]))
-	c.o.Log.Debug("goaway received", "last_stream", last, "code", uint32(code), "debug", string(p[8:min(len(p), 8+256)]))
+	why := string(p[8:min(len(p), 8+256)])
+	c.o.Log.Debug("goaway received", "last_stream", last, "code", uint32(code), "debug", why)
 	c.mu.Lock()
 	c.peerGone = true
+	if code != codeNoError {
+		c.goAway = fmt.Errorf("http/2: the peer ended the connection with code %d, %q", code, why)
+	}
 	var refused []*stream
 	for id, s := range c.streams {
 		if !c.server && id > last {
