@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"golang.org/x/net/http2/hpack"
-
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
 )
