@@ -6,6 +6,7 @@ import (
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/filter/buffer"
 	"outrider/proxy/http/filter/cors"
+	"outrider/proxy/http/filter/extauthz"
 	"outrider/proxy/http/filter/fault"
 	"outrider/proxy/http/filter/grpcstats"
 	"outrider/proxy/http/filter/headermutation"
@@ -22,6 +23,7 @@ import (
 // in their place.
 func Makers() filter.Makers {
 	l := filter.Makers{}
+	l.Add((*config.ExtAuthz)(nil), extauthz.New)
 	l.Add((*config.GRPCStats)(nil), grpcstats.New)
 	l.Add((*config.HeaderMutation)(nil), headermutation.New)
 	l.Add((*config.HTTPBuffer)(nil), buffer.New)

@@ -264,3 +264,12 @@ func realm(h *message.Head) string {
 	}
 	return h.Scheme + "://" + h.Authority + path[:min(len(path), maxRealm)]
 }
+
+// Check is filter.Checker. The name of a requirement is looked up when a
+// request comes, as in Envoy.
+func (f *factory) Check(o *config.FilterOverride) error {
+	if _, is := o.Config.(*config.JWTOverride); !is && o.Config != nil {
+		return fmt.Errorf("%T is not of jwt_authn", o.Config)
+	}
+	return nil
+}
