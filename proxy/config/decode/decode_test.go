@@ -10,7 +10,7 @@ import (
 )
 
 // stockBootstraps are in testdata, and accepted by Envoy as it is released.
-var stockBootstraps = []string{"http.yaml", "sidecar.yaml", "outbound.yaml", "secrets.json"}
+var stockBootstraps = []string{"http.yaml", "http_more.yaml", "sidecar.yaml", "outbound.yaml", "secrets.json"}
 
 func TestBootstrapsThatEnvoyTakesAreTaken(t *testing.T) {
 	for _, name := range append(stockBootstraps, "metadata_exchange.yaml") {
