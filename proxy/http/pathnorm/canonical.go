@@ -138,5 +138,5 @@ func unreserved(c byte) bool {
 
 // mustEscape is of the characters that Chromium escapes in a path.
 func mustEscape(c byte) bool {
-	return c <= ' ' || c >= 0x7f || strings.IndexByte("\"#<>?`{}", c) >= 0
+	return c <= ' ' || c >= 0x7f || strings.IndexByte("\"#<>?^`{|}", c) >= 0
 }

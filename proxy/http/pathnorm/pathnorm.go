@@ -84,7 +84,8 @@ func unescapeSlashes(s string) string {
 	return string(out)
 }
 
-// mergeSlashes makes one slash of several.
+// mergeSlashes makes one slash of several. Of nothing but slashes Envoy leaves
+// two.
 func mergeSlashes(s string) string {
 	if !strings.Contains(s, "//") {
 		return s
@@ -95,6 +96,9 @@ func mergeSlashes(s string) string {
 			continue
 		}
 		out = append(out, s[i])
+	}
+	if len(out) == 1 {
+		return "//"
 	}
 	return string(out)
 }

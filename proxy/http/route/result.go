@@ -1,14 +1,10 @@
 package route
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
 	"outrider/proxy/config"
-	"outrider/proxy/flow"
-	"outrider/proxy/http/edit"
-	"outrider/proxy/http/headers"
 	"outrider/proxy/http/message"
 )
 
@@ -16,8 +12,8 @@ import (
 type Match struct {
 	table    *Table
 	host     *host
-	entry    *entry
-	weight   *weighted
+	entry    *entry    // nil where Route is
+	weighted *weighted // what Weighted is of
 	needsTLS bool
 
 	Config      *config.RouteConfig
@@ -37,7 +33,7 @@ func (m *Match) choose(r *Request) {
 	switch {
 	case a == nil:
 	case a.ClusterHeader != "":
-		m.Cluster = r.Head.Value(a.ClusterHeader)
+		m.Cluster = first(r.Head, a.ClusterHeader)
 	case a.Weighted == nil:
 		m.Cluster = a.Cluster
 	default:
@@ -45,56 +41,70 @@ func (m *Match) choose(r *Request) {
 	}
 }
 
+// weigh goes by the request's random number, or by the hash or the header that
+// stands in for it.
 func (m *Match) weigh(r *Request, w *config.WeightedClusters) {
 	value := r.Random
-	if w.RandomHeader != "" {
-		if n, err := strconv.ParseUint(r.Head.Value(w.RandomHeader), 10, 64); err == nil {
-			value = n
-		}
-	}
 	if w.UseHash {
-		if h, _, ok := m.Hash(r); ok {
+		if h, ok := m.hash(r, nil); ok {
 			value = h
 		}
 	}
-	total := w.Total
-	if total == 0 {
-		for i := range w.Clusters {
-			total += uint64(w.Clusters[i].Weight)
-		}
+	if n, ok := onlyNumber(r.Head, w.RandomHeader); ok {
+		value = n
 	}
-	if total == 0 {
-		return
+	total := uint64(0)
+	for i := range w.Clusters {
+		total += uint64(w.Clusters[i].Weight)
 	}
-	value %= total
+	value %= total // which is not 0: see compileWeights
 	for i := range m.entry.weighted {
 		one := &m.entry.weighted[i]
 		if value >= uint64(one.cfg.Weight) {
 			value -= uint64(one.cfg.Weight)
 			continue
 		}
-		m.weight, m.Weighted = one, one.cfg
-		m.Cluster = one.cfg.Name
-		if one.cfg.Header != "" {
-			m.Cluster = r.Head.Value(one.cfg.Header)
+		m.weighted, m.Weighted = one, one.cfg
+		if m.Cluster = one.cfg.Name; m.Cluster == "" {
+			m.Cluster = first(r.Head, one.cfg.Header)
 		}
 		return
 	}
 }
 
+// onlyNumber is the number in a header, if it is there once.
+func onlyNumber(h *message.Head, name string) (uint64, bool) {
+	if name == "" {
+		return 0, false
+	}
+	text, n := "", 0
+	for i := range h.Fields {
+		if h.Fields[i].Name == name {
+			text, n = h.Fields[i].Value, n+1
+		}
+	}
+	if n == 0 && name[0] == ':' {
+		text, n = h.Value(name), 1
+	}
+	value, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(text), "+"), 10, 64)
+	return value, n == 1 && err == nil
+}
+
 // Overrides are what the levels say about a filter, the least specific first:
-// route configuration, virtual host, route, weighted cluster.
+// route configuration, virtual host, route, weighted cluster. A level that
+// only disables the filter is not among them.
 func (m *Match) Overrides(filter string) []*config.FilterOverride {
 	var out []*config.FilterOverride
 	for _, level := range m.perFilter() {
-		if o := level[filter]; o != nil {
+		if o := level[filter]; o != nil && o.Config != nil {
 			out = append(out, o)
 		}
 	}
 	return out
 }
 
-// Override is the most specific of them; nil if there is none.
+// Override is the most specific of what the levels say; nil if none says
+// anything.
 func (m *Match) Override(filter string) *config.FilterOverride {
 	levels := m.perFilter()
 	for i := len(levels) - 1; i >= 0; i-- {
@@ -116,66 +126,15 @@ func (m *Match) perFilter() [4]map[string]*config.FilterOverride {
 	return levels
 }
 
-// levels are the header operations, the most specific first.
-func (m *Match) levels() [4]*ops {
-	out := [4]*ops{}
-	if m.weight != nil {
-		out[0] = &m.weight.ops
-	}
-	if m.entry != nil {
-		out[1] = &m.entry.ops
-	}
-	out[2], out[3] = &m.host.ops, &m.table.ops
-	if m.Config.MostSpecificWins { // then it comes last
-		slices.Reverse(out[:])
-	}
-	return out
-}
-
-// RewriteRequest makes the request the one that goes upstream: header
-// operations, then path and host.
-func (m *Match) RewriteRequest(h *message.Head, info *flow.Info) {
-	for _, o := range m.levels() {
-		if o != nil {
-			change(h, info, o.requestRemove, o.request)
-		}
-	}
-	if m.Route != nil && m.Route.Action != nil {
-		m.rewriteHost(h, info)
-		m.rewritePath(h, info)
-	}
-}
-
-// RewriteResponse makes the answer the one that goes downstream.
-func (m *Match) RewriteResponse(h *message.Head, info *flow.Info) {
-	for _, o := range m.levels() {
-		if o != nil {
-			change(h, info, o.responseRemove, o.response)
-		}
-	}
-}
-
-func change(h *message.Head, info *flow.Info, remove []string, add []edit.Add) {
-	for _, name := range remove {
-		h.Fields.Del(name)
-	}
-	for i := range add {
-		add[i].Apply(h, info)
-	}
-}
-
-// VirtualCluster is the name of the first virtual cluster that a request is of,
-// "" if there are none, and "other" if it is of none of them.
+// VirtualCluster is the name of the first virtual cluster that a request is
+// of; "" if it is of none. In the stats, what is of none of several is "other".
 func (m *Match) VirtualCluster(h *message.Head) string {
-	if len(m.host.clusters) == 0 {
-		return ""
-	}
-	for _, c := range m.host.clusters {
-		if c.when.Match(h) {
-			return c.name
+	for i, when := range m.host.clusters {
+		if when.Match(h) {
+			return m.VirtualHost.VirtualClusters[i].Name
 		}
 	}
-	return "other"
+	return ""
 }
 
 // Mirrors are the policies for copies of the request: the route's, else the
@@ -188,60 +147,4 @@ func (m *Match) Mirrors() []config.MirrorPolicy {
 		return m.VirtualHost.MirrorPolicies
 	}
 	return m.Config.MirrorPolicies
-}
-
-func (m *Match) retry() *retry {
-	if m.entry != nil && m.entry.retry != nil {
-		return m.entry.retry
-	}
-	return m.host.retry
-}
-
-// Retry is the retry policy: the route's, else the virtual host's, else nil.
-func (m *Match) Retry() *config.RetryPolicy {
-	if r := m.retry(); r != nil {
-		return r.cfg
-	}
-	return nil
-}
-
-// Headers are matchers of which any may match.
-type Headers struct {
-	list    headers.Matchers
-	present []string
-}
-
-// RetriableHeaders are those of answers that ask for another attempt.
-func (m *Match) RetriableHeaders() Headers {
-	if r := m.retry(); r != nil {
-		return Headers{list: r.response}
-	}
-	return Headers{}
-}
-
-// RetryRequestHeaders are those of requests that may have one.
-func (m *Match) RetryRequestHeaders() Headers {
-	if r := m.retry(); r != nil {
-		return Headers{list: r.requests}
-	}
-	return Headers{}
-}
-
-// Empty reports that there are none.
-func (h Headers) Empty() bool { return len(h.list) == 0 && len(h.present) == 0 }
-
-// Any reports whether one matches.
-func (h Headers) Any(head *message.Head) bool {
-	for i := range h.list {
-		if h.list[i].Match(head) {
-			return true
-		}
-	}
-	return slices.ContainsFunc(h.present, head.Fields.Has)
-}
-
-// WithPresent is h and one more, which matches if the field is there.
-func (h Headers) WithPresent(name string) Headers {
-	h.present = append(slices.Clone(h.present), strings.ToLower(name))
-	return h
 }

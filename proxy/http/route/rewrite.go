@@ -3,48 +3,19 @@ package route
 import (
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
 	"outrider/proxy/http/edit"
 	"outrider/proxy/http/message"
+	"outrider/proxy/http/pathnorm"
 )
 
-// substitution replaces every match of an expression (RegexMatchAndSubstitute).
-type substitution struct {
-	re   *regexp.Regexp
-	text string // in Go's syntax: ${1}
-}
-
-func compileRegex(cfg *config.RegexRewrite) (*substitution, error) {
-	re, err := regexp.Compile(cfg.Pattern)
-	if err != nil {
-		return nil, fmt.Errorf("regex_rewrite: %w", err)
-	}
-	var b strings.Builder
-	for i := 0; i < len(cfg.Substitution); i++ {
-		switch c := cfg.Substitution[i]; {
-		case c == '$':
-			b.WriteString("$$")
-		case c == '\\' && i+1 < len(cfg.Substitution):
-			i++
-			next := cfg.Substitution[i]
-			if next >= '0' && next <= '9' {
-				fmt.Fprintf(&b, "${%c}", next)
-				continue
-			}
-			b.WriteByte(next)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return &substitution{re, b.String()}, nil
-}
-
-func (s *substitution) apply(text string) string { return s.re.ReplaceAllString(text, s.text) }
+// ConnectPort is the name in the filter state of the port that was taken from
+// the authority of a CONNECT request (strip_any_host_port): it is given back
+// when the request goes upstream.
+const ConnectPort = "envoy.router.original_connect_port"
 
 // rewrite is what a route does to path and host.
 type rewrite struct {
@@ -53,175 +24,128 @@ type rewrite struct {
 	pathFormat, hostFormat   func(*flow.Info) string
 }
 
-func (w *rewrite) compile(a *config.RouteAction, format edit.Formatter) error {
+// compile is after that of the criteria, whose template it needs.
+func (w *rewrite) compile(r *config.Route, criteria *Criteria, format edit.Formatter) error {
 	var errs []error
-	sub := func(cfg *config.RegexRewrite) *substitution {
-		if cfg == nil {
-			return nil
+	note := func(field string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
 		}
-		s, err := compileRegex(cfg)
-		errs = append(errs, err)
-		return s
 	}
-	text := func(t string) func(*flow.Info) string {
-		if t == "" {
-			return nil
-		}
-		f, err := format(t, true)
-		errs = append(errs, err)
-		return f
+	var err error
+	if r.Redirect != nil {
+		w.redirect, err = compileSubstitution(r.Redirect.RegexRewrite)
+		note("redirect.regex_rewrite", err)
 	}
-	w.path, w.hostPath = sub(a.RegexRewrite), sub(a.HostRewritePath)
-	w.pathFormat, w.hostFormat = text(a.PathFormatRewrite), text(a.HostRewriteFormat)
+	a := r.Action
+	if a == nil {
+		return errors.Join(errs...)
+	}
+	w.path, err = compileSubstitution(a.RegexRewrite)
+	note("regex_rewrite", err)
+	w.hostPath, err = compileSubstitution(a.HostRewritePath)
+	note("host_rewrite_path_regex", err)
 	if a.PathTemplateRewrite != "" {
-		var err error
-		w.template, err = compileTemplateRewrite(a.PathTemplateRewrite)
-		errs = append(errs, err)
+		w.template, err = compileTemplateRewrite(a.PathTemplateRewrite, criteria.path.template)
+		note("path_rewrite_policy", err)
+	}
+	if a.PathFormatRewrite != "" { // what is not there is nothing here, and "-" in the host: Envoy 1.40
+		w.pathFormat, err = format(a.PathFormatRewrite, true)
+		note("path_rewrite", err)
+	}
+	if a.HostRewriteFormat != "" {
+		w.hostFormat, err = format(a.HostRewriteFormat, false)
+		note("host_rewrite", err)
+	}
+	if criteria.path.kind == byTemplate && a.PrefixRewrite != "" {
+		note("prefix_rewrite", errors.New("cannot be used with a uri_template"))
 	}
 	return errors.Join(errs...)
 }
 
-// rewritePath rewrites the path and keeps the query; the old one is in
-// x-envoy-original-path.
+// rewritePath rewrites the path and keeps the query.
 func (m *Match) rewritePath(h *message.Head, info *flow.Info) {
 	a, w := m.Route.Action, &m.entry.rewrite
-	path, query := h.Path, ""
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		path, query = path[:i], path[i:]
-	}
+	plain := pathOf(h.Path, false)
+	path := ""
 	switch {
 	case a.PrefixRewrite != "":
-		path = a.PrefixRewrite + path[min(len(path), m.entry.criteria.matched(path)):]
+		path = a.PrefixRewrite + h.Path[m.entry.criteria.path.matched(h.Path):]
 	case w.path != nil:
-		path = w.path.apply(path)
+		path = w.path.apply(plain) + h.Path[len(plain):]
 	case w.template != nil:
-		path = w.template.apply(m.entry.criteria.template, path)
+		path = w.template.apply(plain) + h.Path[len(plain):]
 	case w.pathFormat != nil:
-		path = w.pathFormat(info)
+		if path = w.pathFormat(info); path == "" {
+			return
+		}
+		path += h.Path[len(plain):]
 	default:
 		return
 	}
-	h.Fields.Set("x-envoy-original-path", h.Path)
-	h.Path = path + query
+	m.setPath(h, path)
 }
 
-// matched is how much of a path the criterion takes, which prefix_rewrite
-// replaces.
-func (c *Criteria) matched(path string) int {
-	switch {
-	case c.cfg.Prefix != nil:
-		return len(*c.cfg.Prefix)
-	case c.cfg.PathSeparatedPrefix != nil:
-		return len(*c.cfg.PathSeparatedPrefix)
+// setPath keeps the old path in x-envoy-original-path.
+func (m *Match) setPath(h *message.Head, path string) {
+	if !m.table.deps.SuppressEnvoyHeaders {
+		h.Fields.Set("x-envoy-original-path", h.Path)
 	}
-	return len(path)
+	h.Path = path
 }
 
 // rewriteHost rewrites the authority.
 func (m *Match) rewriteHost(h *message.Head, info *flow.Info) {
+	if port := info.FilterState[ConnectPort]; port != "" && pathnorm.PortStart(h.Authority) < 0 {
+		h.Authority += ":" + port
+	}
 	a, w := m.Route.Action, &m.entry.rewrite
-	host := ""
+	name := ""
 	switch {
-	case m.Weighted != nil && m.Weighted.HostRewrite != "":
-		host = m.Weighted.HostRewrite
 	case a.HostRewrite != "":
-		host = a.HostRewrite
+		name = a.HostRewrite
 	case a.HostRewriteHeader != "":
-		host = h.Value(a.HostRewriteHeader)
+		name = first(h, a.HostRewriteHeader)
 	case w.hostPath != nil:
-		path, _, _ := strings.Cut(h.Path, "?")
-		host = w.hostPath.apply(path)
+		name = w.hostPath.apply(pathOf(h.Path, false))
 	case w.hostFormat != nil:
-		host = w.hostFormat(info)
+		name = w.hostFormat(info)
 	}
-	if host != "" {
-		m.RewriteHost(h, host)
+	if name != "" {
+		m.RewriteHost(h, name)
 	}
 }
 
-// RewriteHost makes host the authority, as auto_host_rewrite does once the
-// host is chosen.
-func (m *Match) RewriteHost(h *message.Head, host string) {
-	if m.Route.Action.AppendXFHost && h.Authority != "" {
-		was := h.Authority
-		if old, ok := h.Fields.Joined("x-forwarded-host"); ok && old != "" {
-			if old == was || strings.HasSuffix(old, ","+was) {
-				was = old
-			} else {
-				was = old + "," + was
-			}
+// RewriteHost makes name the authority, as auto_host_rewrite does once the
+// host is chosen. The old one is kept in x-envoy-original-host and, where the
+// route wants it, at the end of x-forwarded-host.
+func (m *Match) RewriteHost(h *message.Head, name string) {
+	was := h.Authority
+	if was != "" && !m.table.deps.SuppressEnvoyHeaders {
+		h.Fields.Set("x-envoy-original-host", was)
+	}
+	h.Authority = name
+	if was == "" || m.Route == nil || m.Route.Action == nil || !m.Route.Action.AppendXFHost {
+		return
+	}
+	all, _ := h.Fields.Joined("x-forwarded-host")
+	if last := strings.LastIndexByte(strings.TrimRight(all, ","), ','); all != "" {
+		if strings.TrimRight(all, ",")[last+1:] == was {
+			return
 		}
-		h.Fields.Set("x-forwarded-host", was)
+		was = all + "," + was
 	}
-	if h.Authority != "" && h.Authority != host {
-		h.Fields.Set("x-envoy-original-host", h.Authority)
-	}
-	h.Authority = host
+	h.Fields.Set("x-forwarded-host", was)
 }
 
-// Redirect is the status and the location if the request is redirected: by the
-// route, or because the virtual host demands TLS. The status is 0 if not.
-func (m *Match) Redirect(r *Request) (status int, location string) {
-	h := r.Head
-	if m.needsTLS {
-		return 301, "https://" + withDefaultPort(h.Authority, "http") + h.Path
+// first is the first value of a field, or the value of a pseudo-header: of a
+// header that says where to go no more is trusted.
+func first(h *message.Head, name string) string {
+	if v, ok := h.Fields.Get(name); ok {
+		return v
 	}
-	if m.Route == nil || m.Route.Redirect == nil {
-		return 0, ""
+	if strings.HasPrefix(name, ":") || name == "host" {
+		return h.Value(name)
 	}
-	rd := m.Route.Redirect
-	status = rd.Status
-	if status == 0 {
-		status = 301
-	}
-	now := forwardedScheme(r)
-	scheme := now
-	switch {
-	case rd.HTTPS:
-		scheme = "https"
-	case rd.Scheme != "":
-		scheme = rd.Scheme
-	}
-	host := rd.Host
-	if host == "" {
-		host = h.Authority
-		if scheme != now || rd.Port != 0 {
-			host = withDefaultPort(host, now)
-		}
-	}
-	if rd.Port != 0 {
-		host = withoutPort(host) + ":" + strconv.FormatUint(uint64(rd.Port), 10)
-	}
-	return status, scheme + "://" + host + m.redirectPath(rd, h)
-}
-
-// withDefaultPort is a host without the port that is its scheme's own.
-func withDefaultPort(host, scheme string) string {
-	port := map[string]string{"http": ":80", "https": ":443"}[scheme]
-	if port != "" && strings.HasSuffix(host, port) {
-		return withoutPort(host)
-	}
-	return host
-}
-
-func (m *Match) redirectPath(rd *config.Redirect, h *message.Head) string {
-	path, query := h.Path, ""
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		path, query = path[:i], path[i:]
-	}
-	switch {
-	case rd.Path != "":
-		if strings.Contains(rd.Path, "?") { // it brings its own
-			return rd.Path
-		}
-		path = rd.Path
-	case rd.PrefixRewrite != nil:
-		path = *rd.PrefixRewrite + path[min(len(path), m.entry.criteria.matched(path)):]
-	case m.entry.rewrite.redirect != nil:
-		path = m.entry.rewrite.redirect.apply(path)
-	}
-	if rd.StripQuery {
-		return path
-	}
-	return path + query
+	return ""
 }

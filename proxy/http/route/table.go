@@ -4,14 +4,12 @@
 package route
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
+	"outrider/proxy/http/edit"
 	"outrider/proxy/http/headers"
 	"outrider/proxy/http/message"
 )
@@ -20,25 +18,22 @@ import (
 type Deps struct {
 	// Format compiles a text in the language of access logs.
 	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
-	// Runtime is the value of a runtime key as parts per million, or ppm.
+	// Runtime is the value of a runtime key as parts per million, or ppm; nil
+	// is always ppm.
 	Runtime func(key string, ppm uint32) uint32
-	Rand    func() uint64
+	// Rand is not needed by tables: each Request has its random number.
+	Rand func() uint64
+	// SuppressEnvoyHeaders leaves x-envoy-original-path and -host out (the
+	// router's suppress_envoy_headers).
+	SuppressEnvoyHeaders bool
 }
 
 // Table is a route configuration, compiled. It is immutable.
 type Table struct {
-	cfg      *config.RouteConfig
-	deps     Deps
-	ops      ops
-	exact    map[string]*host
-	suffixes []wildcard // "*.example.com", the longest first
-	prefixes []wildcard // "example.*", the longest first
-	all      *host      // "*"; nil: none
-}
-
-type wildcard struct {
-	text string // without the star
-	host *host
+	cfg     *config.RouteConfig
+	deps    Deps
+	ops     ops
+	domains domains
 }
 
 // host is one virtual host.
@@ -46,68 +41,66 @@ type host struct {
 	cfg      *config.VirtualHost
 	routes   []*entry
 	ops      ops
-	clusters []virtualCluster
+	clusters []headers.Matchers // as cfg.VirtualClusters
 	retry    *retry
 }
 
-type virtualCluster struct {
-	name string
-	when headers.Matchers
+// entry is one route.
+type entry struct {
+	cfg      *config.Route
+	criteria *Criteria
+	ops      ops
+	weighted []weighted
+	retry    *retry // nil: the virtual host's
+	rewrite  rewrite
+	hash     []hashPolicy
+}
+
+// weighted is one of the clusters of a route.
+type weighted struct {
+	cfg *config.WeightedHTTPCluster
+	ops ops
 }
 
 // Compile compiles a route configuration. Every mistake is in the error.
 func Compile(cfg *config.RouteConfig, d Deps) (*Table, error) {
-	t := &Table{cfg: cfg, deps: d, exact: map[string]*host{}}
+	t := &Table{cfg: cfg, deps: d}
 	var errs []error
-	note := func(err error, format string, args ...any) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf(format+": %w", append(args, err)...))
-		}
-	}
-	var err error
-	t.ops, err = compileOps(cfg.Headers, d.Format)
-	note(err, "route configuration %q", cfg.Name)
-	for _, v := range cfg.VirtualHosts {
+	err := t.ops.compile(cfg.Headers, d.Format)
+	errs = append(errs, err)
+	for i, v := range cfg.VirtualHosts {
 		h, err := t.compileHost(v)
-		note(err, "virtual host %q", v.Name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("virtual_hosts[%d] %q: %w", i, v.Name, err))
+		}
 		for _, domain := range v.Domains {
-			t.add(strings.ToLower(domain), h)
+			if err := t.domains.add(domain, h); err != nil {
+				errs = append(errs, fmt.Errorf("virtual_hosts[%d] %q: %w", i, v.Name, err))
+			}
 		}
 	}
-	longest := func(a, b wildcard) int { return cmp.Compare(len(b.text), len(a.text)) }
-	slices.SortStableFunc(t.suffixes, longest)
-	slices.SortStableFunc(t.prefixes, longest)
 	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("route configuration %q: %w", cfg.Name, err)
 	}
 	return t, nil
 }
 
-func (t *Table) add(domain string, h *host) {
-	switch {
-	case domain == "*":
-		t.all = h
-	case strings.HasPrefix(domain, "*"):
-		t.suffixes = append(t.suffixes, wildcard{domain[1:], h})
-	case strings.HasSuffix(domain, "*"):
-		t.prefixes = append(t.prefixes, wildcard{domain[:len(domain)-1], h})
-	default:
-		t.exact[domain] = h
-	}
-}
-
 func (t *Table) compileHost(v *config.VirtualHost) (*host, error) {
 	h := &host{cfg: v}
-	var err error
 	var errs []error
-	h.ops, err = compileOps(v.Headers, t.deps.Format)
-	errs = append(errs, err)
+	errs = append(errs, h.ops.compile(v.Headers, t.deps.Format))
+	var err error
 	h.retry, err = compileRetry(v.Retry)
 	errs = append(errs, err)
-	for _, c := range v.VirtualClusters {
+	for i, c := range v.VirtualClusters {
 		when, err := headers.Compile(c.Headers)
-		errs = append(errs, err)
-		h.clusters = append(h.clusters, virtualCluster{c.Name, when})
+		if err == nil && when.Empty() {
+			err = errors.New("virtual clusters must define headers")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("virtual_clusters[%d]: %w", i, err))
+		}
+		h.clusters = append(h.clusters, when)
 	}
 	for i, r := range v.Routes {
 		e, err := t.compileRoute(r)
@@ -117,6 +110,42 @@ func (t *Table) compileHost(v *config.VirtualHost) (*host, error) {
 		h.routes = append(h.routes, e)
 	}
 	return h, errors.Join(errs...)
+}
+
+func (t *Table) compileRoute(r *config.Route) (*entry, error) {
+	e := &entry{cfg: r}
+	c, err := compileCriteria(r.Match, t.deps.Runtime)
+	e.criteria = c
+	errs := []error{err, e.ops.compile(r.Headers, t.deps.Format), e.rewrite.compile(r, c, t.deps.Format)}
+	a := r.Action
+	if a == nil {
+		return e, errors.Join(errs...)
+	}
+	e.retry, err = compileRetry(a.Retry)
+	errs = append(errs, err)
+	e.hash, err = compileHash(a.HashPolicies)
+	errs = append(errs, err)
+	if a.Weighted != nil {
+		errs = append(errs, e.compileWeights(a.Weighted, t.deps.Format))
+	}
+	return e, errors.Join(errs...)
+}
+
+func (e *entry) compileWeights(w *config.WeightedClusters, format edit.Formatter) error {
+	var errs []error
+	total := uint64(0)
+	for i := range w.Clusters {
+		one := weighted{cfg: &w.Clusters[i]}
+		if err := one.ops.compile(one.cfg.Headers, format); err != nil {
+			errs = append(errs, fmt.Errorf("weighted_clusters.clusters[%d]: %w", i, err))
+		}
+		total += uint64(one.cfg.Weight)
+		e.weighted = append(e.weighted, one)
+	}
+	if total == 0 || total > 1<<32-1 { // as Envoy
+		errs = append(errs, fmt.Errorf("weighted_clusters: the sum of the weights is %d, and not from 1 to 4294967295", total))
+	}
+	return errors.Join(errs...)
 }
 
 // Name is the route configuration's.
@@ -132,141 +161,67 @@ func (t *Table) InternalOnly() []string { return t.cfg.InternalOnly }
 type Request struct {
 	Head *message.Head
 	Info *flow.Info
-	// Scheme is the request's, or what x-forwarded-proto says.
-	Scheme   string
+	// Scheme stands in where the request has no x-forwarded-proto, or no
+	// scheme.
+	Scheme string
+	// Internal says that the client is internal, for require_tls
+	// EXTERNAL_ONLY.
 	Internal bool
-	// Random decides among weighted clusters and fractions.
+	// Random decides among weighted clusters and fractions. It should stay the
+	// same for a request whose route is looked for again.
 	Random uint64
 }
 
-// Trace is how a route was found, or not.
-type Trace struct {
-	Host string `json:"host"`
-	// VirtualHost is the one whose Domain matched; "" for none.
-	VirtualHost string  `json:"virtual_host,omitempty"`
-	Domain      string  `json:"domain,omitempty"`
-	Trials      []Trial `json:"routes,omitempty"`
-	Cluster     string  `json:"cluster,omitempty"`
-}
-
-// Trial is how one route fared.
-type Trial struct {
-	Route   string `json:"route"` // its name, or its place: routes[2]
-	Matched bool   `json:"matched"`
-	// Failed is the first criterion that did not match.
-	Failed string `json:"failed,omitempty"`
-}
-
-// Find is the route of a request; false if it has none.
-func (t *Table) Find(r *Request) (*Match, bool) { return t.find(r, nil) }
-
-// Explain is how Find comes to its result.
-func (t *Table) Explain(r *Request) (*Match, Trace) {
-	var trace Trace
-	m, _ := t.find(r, &trace)
-	return m, trace
-}
-
-func (t *Table) find(r *Request, trace *Trace) (*Match, bool) {
-	h, domain := t.hostOf(r)
-	if trace != nil {
-		trace.Host = r.Head.Authority
+// forwarded is what x-forwarded-proto says, else the request's scheme.
+func (r *Request) forwarded() string {
+	if v, ok := r.Head.Fields.Get("x-forwarded-proto"); ok {
+		return v
 	}
+	return r.scheme()
+}
+
+func (r *Request) scheme() string {
+	if r.Head.Scheme != "" {
+		return r.Head.Scheme
+	}
+	return r.Scheme
+}
+
+// Find is the route of a request; false if it has none. A request that its
+// virtual host wants to come by TLS has a Match without a Route.
+func (t *Table) Find(r *Request) (*Match, bool) {
+	m := t.find(r, nil)
+	return m, m != nil
+}
+
+func (t *Table) find(r *Request, trace *Trace) *Match {
+	h := t.domains.find(r.Head.Authority, t.cfg.IgnorePortInHost, trace)
 	if h == nil {
-		return nil, false
-	}
-	if trace != nil {
-		trace.VirtualHost, trace.Domain = h.cfg.Name, domain
+		return nil
 	}
 	if h.demandsTLS(r) {
-		return &Match{table: t, host: h, Config: t.cfg, VirtualHost: h.cfg, needsTLS: true}, true
+		trace.demandsTLS(r)
+		return &Match{table: t, host: h, Config: t.cfg, VirtualHost: h.cfg, needsTLS: true}
 	}
-	path := t.pathOf(r.Head.Path)
+	path := pathOf(r.Head.Path, t.cfg.IgnorePathParameters)
 	for i, e := range h.routes {
-		failed := e.match(r, path, &t.deps)
-		if trace != nil {
-			name := e.cfg.Name
-			if name == "" {
-				name = fmt.Sprintf("routes[%d]", i)
-			}
-			trace.Trials = append(trace.Trials, Trial{name, failed == "", failed})
-		}
-		if failed != "" {
+		if !e.criteria.match(r, path, trace.try(i, e)) {
 			continue
 		}
 		m := &Match{table: t, host: h, entry: e, Config: t.cfg, VirtualHost: h.cfg, Route: e.cfg}
 		m.choose(r)
-		if trace != nil {
-			trace.Cluster = m.Cluster
-		}
-		return m, true
+		trace.found(m)
+		return m
 	}
-	return nil, false
-}
-
-// hostOf is the virtual host: by the whole name, by the longest suffix, by the
-// longest prefix, or the one for all.
-func (t *Table) hostOf(r *Request) (*host, string) {
-	name := r.Head.Authority
-	if strings.ContainsFunc(name, func(c rune) bool { return c >= 'A' && c <= 'Z' }) {
-		name = strings.ToLower(name)
-	}
-	if t.cfg.IgnorePortInHost {
-		name = withoutPort(name)
-	}
-	if h := t.exact[name]; h != nil {
-		return h, name
-	}
-	for _, w := range t.suffixes {
-		if len(name) > len(w.text) && strings.HasSuffix(name, w.text) {
-			return w.host, "*" + w.text
-		}
-	}
-	for _, w := range t.prefixes {
-		if len(name) > len(w.text) && strings.HasPrefix(name, w.text) {
-			return w.host, w.text + "*"
-		}
-	}
-	return t.all, "*"
-}
-
-// withoutPort is a host without its port.
-func withoutPort(name string) string {
-	i := strings.LastIndexByte(name, ':')
-	if i < 0 || strings.IndexByte(name[i:], ']') >= 0 || strings.IndexByte(name, ':') != i && name[i-1] != ']' {
-		return name
-	}
-	return name[:i]
+	return nil
 }
 
 func (h *host) demandsTLS(r *Request) bool {
 	switch h.cfg.RequireTLS {
 	case config.TLSForAll:
-		return forwardedScheme(r) != "https"
+		return r.forwarded() != "https"
 	case config.TLSForExternal:
-		return !r.Internal && forwardedScheme(r) != "https"
+		return !r.Internal && r.forwarded() != "https"
 	}
 	return false
-}
-
-// forwardedScheme is what x-forwarded-proto says, else the request's scheme.
-func forwardedScheme(r *Request) string {
-	if v, ok := r.Head.Fields.Get("x-forwarded-proto"); ok {
-		return v
-	}
-	return r.Scheme
-}
-
-// pathOf is the path that routes are matched with: without query and fragment,
-// and without what comes after a semicolon if so configured.
-func (t *Table) pathOf(path string) string {
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		path = path[:i]
-	}
-	if t.cfg.IgnorePathParameters {
-		if i := strings.IndexByte(path, ';'); i >= 0 {
-			path = path[:i]
-		}
-	}
-	return path
 }

@@ -4,102 +4,167 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+
+	"outrider/certs"
 )
 
 // template is a URI template (envoy.extensions.path.match.uri_template.v3):
 // segments of literals, * for one segment, ** for any number, {name} and
-// {name=pattern} for variables.
-type template struct{ re *regexp.Regexp }
+// {name=pattern} for variables; what follows without a slash is a suffix.
+type template struct {
+	re    *regexp.Regexp
+	names []string // of the variables
+}
 
+// The operators. The characters are those of RFC 3986's pchar; Envoy 1.40
+// takes the same.
 const (
-	segment  = `[a-zA-Z0-9\-._~%!$&'()+,;=:@]+`
-	segments = `[a-zA-Z0-9\-._~%!$&'()+,;=:@/]*`
+	oneSegment   = `[a-zA-Z0-9\-._~%!$&'()*+,;=:@]+`
+	manySegments = `[a-zA-Z0-9\-._~%!$&'()*+,;=:@/]*`
 )
 
 func compileTemplate(text string) (*template, error) {
+	t := &template{}
+	expr, err := t.parse(text)
+	if err == nil {
+		t.re, err = certs.CompileRegex(expr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("match: uri_template %q: %w", text, err)
+	}
+	return t, nil
+}
+
+// match is about a path without its query.
+func (t *template) match(path string) bool { return t.re.MatchString(path) }
+
+func (t *template) parse(text string) (expr string, err error) {
+	rest, ok := strings.CutPrefix(text, "/")
+	if !ok {
+		return "", errors.New("it does not begin with /")
+	}
 	var b strings.Builder
-	for rest := text; rest != ""; {
-		switch {
-		case strings.HasPrefix(rest, "**"):
-			b.WriteString(segments)
-			rest = rest[2:]
-		case rest[0] == '*':
-			b.WriteString(segment)
-			rest = rest[1:]
-		case rest[0] == '{':
-			inner, after, closed := strings.Cut(rest[1:], "}")
-			if !closed {
-				return nil, fmt.Errorf("uri_template %q: a brace is not closed", text)
-			}
-			name, pattern, has := strings.Cut(inner, "=")
-			if !has {
-				pattern = "*"
-			}
-			part, err := compileTemplate(pattern)
-			if err != nil || strings.Contains(pattern, "{") {
-				return nil, fmt.Errorf("uri_template %q: %q is not a pattern", text, pattern)
-			}
-			fmt.Fprintf(&b, "(?P<%s>%s)", name, strings.TrimSuffix(strings.TrimPrefix(part.re.String(), "^(?:"), ")$"))
+	b.WriteByte('/')
+	for rest != "" {
+		if rest, err = t.segment(&b, rest); err != nil {
+			return "", err
+		}
+		after, slash := strings.CutPrefix(rest, "/")
+		if rest == "" || slash {
+			b.WriteString(rest[:len(rest)-len(after)])
 			rest = after
-		default:
-			b.WriteString(regexp.QuoteMeta(rest[:1]))
-			rest = rest[1:]
+			continue
+		}
+		return b.String() + regexp.QuoteMeta(rest), literal(rest)
+	}
+	return b.String(), nil
+}
+
+// segment writes the first segment of text, and returns what follows.
+func (t *template) segment(b *strings.Builder, text string) (rest string, err error) {
+	if text[0] != '{' {
+		return part(b, text)
+	}
+	inner, rest, closed := strings.Cut(text[1:], "}")
+	name, pattern, has := strings.Cut(inner, "=")
+	switch {
+	case !closed:
+		return "", fmt.Errorf("%q has no closing brace", text)
+	case slices.Contains(t.names, name):
+		return "", fmt.Errorf("variable %q is there twice", name)
+	case !has:
+		pattern = "*"
+	case pattern == "":
+		return "", fmt.Errorf("variable %q has an empty pattern", name)
+	}
+	t.names = append(t.names, name)
+	b.WriteString("(?P<" + name + ">")
+	for i, one := range strings.Split(pattern, "/") {
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		if after, err := part(b, one); err != nil || after != "" {
+			return "", errors.Join(fmt.Errorf("variable %q has %q in its pattern", name, one), err)
 		}
 	}
-	re, err := regexp.Compile("^(?:" + b.String() + ")$")
-	if err != nil {
-		return nil, fmt.Errorf("uri_template %q: %w", text, err)
+	b.WriteByte(')')
+	return rest, nil
+}
+
+// part writes an operator or a literal.
+func part(b *strings.Builder, text string) (rest string, err error) {
+	if rest, ok := strings.CutPrefix(text, "**"); ok {
+		b.WriteString(manySegments)
+		return rest, nil
 	}
-	return &template{re}, nil
+	if rest, ok := strings.CutPrefix(text, "*"); ok {
+		b.WriteString(oneSegment)
+		return rest, nil
+	}
+	one, _, _ := strings.Cut(text, "/")
+	b.WriteString(regexp.QuoteMeta(one))
+	return text[len(one):], literal(one)
+}
+
+func literal(s string) error {
+	if s == "" || strings.ContainsAny(s, "{}*/?# ") {
+		return fmt.Errorf("%q is not a literal", s)
+	}
+	return nil
 }
 
 // templateRewrite is envoy.extensions.path.rewrite.uri_template.v3: literals,
 // and variables of the template that matched.
-type templateRewrite struct{ parts []part }
-
-type part struct {
-	text     string
-	variable bool
+type templateRewrite struct {
+	template *template
+	parts    []rewritePart
 }
 
-func compileTemplateRewrite(text string) (*templateRewrite, error) {
-	w := &templateRewrite{}
+// rewritePart is a literal, or the group of a variable.
+type rewritePart struct {
+	literal string
+	group   int // 0: literal
+}
+
+func compileTemplateRewrite(text string, t *template) (*templateRewrite, error) {
+	if t == nil {
+		return nil, fmt.Errorf("path_template_rewrite %q: the route has no uri_template", text)
+	}
+	w := &templateRewrite{template: t}
 	for rest := text; rest != ""; {
-		literal, after, has := strings.Cut(rest, "{")
-		if literal != "" {
-			w.parts = append(w.parts, part{text: literal})
+		plain, after, found := strings.Cut(rest, "{")
+		if plain != "" {
+			w.parts = append(w.parts, rewritePart{literal: plain})
 		}
-		if !has {
+		if !found {
 			break
 		}
-		name, after, closed := strings.Cut(after, "}")
-		if !closed || name == "" {
-			return nil, errors.New("path_template_rewrite: a brace is not closed")
+		name, tail, closed := strings.Cut(after, "}")
+		group := t.re.SubexpIndex(name)
+		if !closed || group < 0 {
+			return nil, fmt.Errorf("path_template_rewrite %q: %q is no variable of the uri_template", text, name)
 		}
-		w.parts = append(w.parts, part{name, true})
-		rest = after
+		w.parts = append(w.parts, rewritePart{group: group})
+		rest = tail
 	}
 	return w, nil
 }
 
-// apply is the new path; the old one if it does not match the template.
-func (w *templateRewrite) apply(t *template, path string) string {
-	if t == nil {
-		return path
-	}
-	found := t.re.FindStringSubmatch(path)
-	if found == nil {
+// apply is the new path; the old one if it does not match the template any
+// more.
+func (w *templateRewrite) apply(path string) string {
+	groups := w.template.re.FindStringSubmatch(path)
+	if groups == nil {
 		return path
 	}
 	var b strings.Builder
 	for _, p := range w.parts {
-		if !p.variable {
-			b.WriteString(p.text)
-			continue
-		}
-		if i := t.re.SubexpIndex(p.text); i >= 0 {
-			b.WriteString(found[i])
+		if p.group == 0 {
+			b.WriteString(p.literal)
+		} else {
+			b.WriteString(groups[p.group])
 		}
 	}
 	return b.String()
