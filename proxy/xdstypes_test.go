@@ -1,13 +1,17 @@
 package proxy
 
 import (
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"outrider/proxy/config/decode"
@@ -64,5 +68,67 @@ func TestTheNodeSaysWhoAsks(t *testing.T) {
 	}
 	if given := boot.Node.Source.(*corev3.Node); given.GetUserAgentName() != "" {
 		t.Error("the bootstrap's node was changed")
+	}
+}
+
+func TestEndpointsMayHaveAStreamOfTheirOwn(t *testing.T) {
+	for _, api := range []string{"GRPC", "DELTA_GRPC"} {
+		t.Run(api, func(t *testing.T) {
+			a, b := says(t, "a"), says(t, "b")
+			plane := xdstest.Listen(t, "test", "tcp", "127.0.0.1:0")
+			own := func(name string) *clusterv3.Cluster {
+				c := &clusterv3.Cluster{}
+				text := `{"name":"` + name + `","type":"EDS","connect_timeout":"1s","eds_cluster_config":{"eds_config":{"resource_api_version":"V3","initial_fetch_timeout":"0s",
+					"api_config_source":{"api_type":"` + api + `","transport_api_version":"V3","grpc_services":[{"envoy_grpc":{"cluster_name":"plane"}}]}}}}`
+				if err := protojson.Unmarshal([]byte(text), c); err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+			push := func(to string) {
+				plane.Set(t, xdstest.Resources{
+					xds.ClusterType:  listOf(own("c"), own("d")),
+					xds.EndpointType: listOf(assignmentOf(t, "c", to), assignmentOf(t, "d", a)),
+					xds.ListenerType: listOf(proxyTo(t, "l", "c"), proxyTo(t, "m", "d")),
+				})
+			}
+			push(a)
+			r := runOver(t, bootOver(plane.Address(), api, true), Options{DrainTime: time.Second})
+			r.eventually("the first push", func() bool { return r.hears("l") == "a" && r.hears("m") == "a" })
+			if n := plane.Opened(); n != 2 {
+				t.Errorf("%d streams, want the aggregated one and one for all endpoints", n)
+			}
+			push(b)
+			r.eventually("other endpoints", func() bool { return r.hears("l") == "b" && r.hears("m") == "a" })
+			plane.Stop()
+			r.eventually("the loss is counted", func() bool {
+				return !strings.Contains(r.get("/stats?filter=cluster.c.update_failure"), "update_failure: 0")
+			})
+		})
+	}
+}
+
+func TestAControlPlaneIsWaitedForAsLongAsTheBootstrapSays(t *testing.T) {
+	static := `
+  listeners:
+  - name: l
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains: [{filters: [{name: echo, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}]}]
+`
+	boot := bootOver(filepath.Join(t.TempDir(), "none"), "DELTA_GRPC", true) + static
+	patient := runOver(t, boot, Options{DrainTime: time.Second})
+	hurried := runOver(t, strings.ReplaceAll(boot, "initial_fetch_timeout: 0s", "initial_fetch_timeout: 0.2s"), Options{DrainTime: time.Second})
+	hurried.eventually("life without a control plane", func() bool { return hurried.State() == "LIVE" })
+	if !echoes(hurried.dial("127.0.0.1")) {
+		t.Error("the static listener does not serve")
+	}
+	stats := hurried.get("/stats?filter=init_fetch_timeout")
+	for _, want := range []string{"cluster_manager.cds.init_fetch_timeout: 1", "listener_manager.lds.init_fetch_timeout: 1"} {
+		if !strings.Contains(stats, want) {
+			t.Errorf("stats lack %q:\n%s", want, stats)
+		}
+	}
+	if got := patient.State(); got != "PRE_INITIALIZING" {
+		t.Errorf("with initial_fetch_timeout 0 the state is %s, want PRE_INITIALIZING", got)
 	}
 }

@@ -60,6 +60,11 @@ func (c *Client) apply(k *kind, update Update) map[string]error {
 	return k.Apply(update)
 }
 
+// lookAgain is for how long a refused resource is refused without another look:
+// what was in its way may be gone, a file that was missing or an address that
+// was taken.
+const lookAgain = 5 * time.Second
+
 // diff is what of an answer is new, and what is wrong without a further look.
 func (k *kind) diff(a answer) (Update, map[string]error) {
 	update, errs := Update{Version: a.version}, map[string]error{}
@@ -87,7 +92,7 @@ func (k *kind) diff(a answer) (Update, map[string]error) {
 			before.version = r.Version
 			k.expire(r)
 			delete(k.refused, r.Name)
-		case last != nil && last.sum == r.sum:
+		case last != nil && last.sum == r.sum && time.Since(last.When) < lookAgain:
 			// Sent again, as servers do at once after a refusal.
 			errs[r.Name] = last.Err
 			last.Version = r.Version

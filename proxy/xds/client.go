@@ -243,7 +243,7 @@ func (c *Client) Connected() bool {
 
 // failed tells every subscription that the stream ended.
 func (c *Client) failed(err error) {
-	c.opts.Log.Warn("xDS stream ended", "cluster", c.opts.Server, "reason", err)
+	c.opts.Log.Warn("no xDS stream, what was before goes on", "cluster", c.opts.Server, "reason", err)
 	c.mu.Lock()
 	var tell []func(error)
 	for _, k := range c.order {
