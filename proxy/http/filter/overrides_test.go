@@ -74,3 +74,16 @@ func TestWhatIsAttachedGoesWithTheThing(t *testing.T) {
 		runtime.KeepAlive(&a)
 	}
 }
+
+func BenchmarkAnOverrideIsFound(b *testing.B) {
+	x := filter.NewOverrides(func(c *settings) (int, error) { return len(c.name), nil })
+	o := &config.FilterOverride{Config: &settings{name: "four"}}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if v, err := x.Of(o); v != 4 || err != nil {
+				b.Fatal(v, err)
+			}
+		}
+	})
+}
