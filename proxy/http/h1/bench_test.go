@@ -113,7 +113,18 @@ func BenchmarkServerNetHTTP(b *testing.B) {
 }
 
 // bridge is the smallest proxy: each request of a server goes to one client.
-type bridge struct{ up codec.Client }
+type bridge struct {
+	up          codec.Client
+	freed, gone chan struct{}
+}
+
+func (b *bridge) Drained(codec.Client) { close(b.gone) }
+func (b *bridge) Freed(codec.Client) {
+	select {
+	case b.freed <- struct{}{}:
+	default:
+	}
+}
 
 func (b *bridge) Request(s codec.Sender) codec.Receiver {
 	l := &link{b: b}
@@ -144,6 +155,13 @@ func (h *half) other() *half {
 func (h *half) OnHead(m *message.Head, end bool) {
 	if h == &h.l.down {
 		up, err := h.l.b.up.Open(&h.l.up)
+		for err != nil && !h.l.b.up.Draining() {
+			select { // the client's reader has not come back yet
+			case <-h.l.b.freed:
+			case <-h.l.b.gone:
+			}
+			up, err = h.l.b.up.Open(&h.l.up)
+		}
 		if err != nil {
 			m.Release()
 			h.to.Reset(codec.Refused)
@@ -173,12 +191,14 @@ func startHop(t testing.TB, app codec.Requests, o Options) net.Conn {
 	t.Helper()
 	down, dc := tcpPair(t)
 	uc, us := tcpPair(t)
-	cl := NewClient(relay.Plain(uc), noPool{}, o)
+	br := &bridge{freed: make(chan struct{}, 1), gone: make(chan struct{})}
+	cl := NewClient(relay.Plain(uc), br, o)
+	br.up = cl
 	ended := make(chan struct{}, 3)
 	go func() { NewServer(relay.Plain(us), app, o).Serve(); ended <- struct{}{} }()
 	go func() { cl.Run(); ended <- struct{}{} }()
 	go func() {
-		NewServer(relay.Plain(dc), &bridge{cl}, o).Serve()
+		NewServer(relay.Plain(dc), br, o).Serve()
 		cl.Close()
 		ended <- struct{}{}
 	}()

@@ -134,20 +134,17 @@ func (c *client) after(s *stream) error {
 	for c.eof && !s.over && c.stop == nil {
 		c.wait() // for our end of the tunnel
 	}
+	if c.in.len() > 0 && c.stop == nil {
+		return c.unasked()
+	}
 	for c.closing && c.stop == nil {
 		c.wait() // until all is written
 	}
-	switch {
-	case c.stop != nil:
-		return c.stop
-	case !s.over && !s.localDone:
+	if c.stop == nil && !s.over && !s.localDone {
 		c.draining = true
 		return errEarly
-	case c.in.len() > 0:
-		c.draining = true
-		return c.unasked()
 	}
-	return nil
+	return c.stop
 }
 
 // readResponse gives a response to its receiver, with the informational ones

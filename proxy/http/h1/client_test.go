@@ -102,8 +102,8 @@ func TestClientReadsResponses(t *testing.T) {
 				if e.Requests != 1 || e.BytesRead == 0 && c.Bytes != "" {
 					t.Errorf("ended %+v", e)
 				}
-				if v.cl.Room() != 0 || !v.cl.Draining() || v.own.drained != 1 {
-					t.Errorf("room %d, drained %d times", v.cl.Room(), v.own.drained)
+				if v.own.room != 0 || !v.cl.Draining() || v.own.drained != 1 {
+					t.Errorf("room %d, drained %d times", v.own.room, v.own.drained)
 				}
 				return
 			}
@@ -164,6 +164,20 @@ func TestClientEndsWithAResponseBeforeTheEndOfTheRequest(t *testing.T) {
 		t.Errorf("reset %+v, done %v", r.reset, r.done)
 	}
 	if e := v.ended(); e.By != codec.ByUs {
+		t.Errorf("ended %+v", e)
+	}
+}
+
+// What comes before the request cannot be its response.
+func TestResponseBeforeTheRequestIsNoResponse(t *testing.T) {
+	v := call(t, Options{})
+	r := v.open()
+	v.write(okText)
+	r.awaitEnd(t)
+	if r.done || r.reset == nil || r.reset.Reason != codec.Closed {
+		t.Errorf("got %s", r.text())
+	}
+	if e := v.ended(); e.By != codec.ByUs || !errors.Is(e.Err, errUnasked) {
 		t.Errorf("ended %+v", e)
 	}
 }

@@ -3,7 +3,6 @@ package h1
 import (
 	"io"
 	"net"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -80,32 +79,85 @@ func TestSenderIsToldWhatIsGone(t *testing.T) {
 // A client that asks and does not read gets no more answers than there is room
 // for.
 func TestPipelinedRequestsWaitForRoom(t *testing.T) {
-	a := newApp(nil)
-	a.on = func(r *record, _ string) {
-		r.s.SendHead(respond(200, "content-length", "65536"), false)
-		r.s.SendData(make([]byte, 65536), true)
-	}
-	v := serve(t, a, Options{BufferLimit: 128 << 10})
-	const n = 1000
-	go io.WriteString(v.nc, strings.Repeat(get+"\r\n", n))
-	read := 0
-	buf := make([]byte, 1<<20)
-	for !v.srv.BufferedAbove() {
-		runtime.Gosched()
-	}
-	if k := len(a.came); k > n/2 {
-		t.Errorf("%d requests were taken", k)
-	}
-	for read < n*65536 {
-		m, err := v.br.Read(buf)
-		if err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(func(r *record, _ string) {
+			r.s.SendHead(respond(200, "content-length", "65536"), false)
+			r.s.SendData(make([]byte, 65536), true)
+		})
+		const n = 1000
+		client, nc := net.Pipe()
+		srv := NewServer(relay.Plain(nc), a, Options{BufferLimit: 128 << 10})
+		done := make(chan *codec.End)
+		go func() { done <- srv.Serve() }()
+		go io.WriteString(client, strings.Repeat(get+"\r\n", n))
+		synctest.Wait()
+		if k := len(a.came); k > 4 {
+			t.Errorf("%d requests were taken", k)
+		}
+		buf := make([]byte, n*65536)
+		if _, err := io.ReadFull(client, buf); err != nil {
 			t.Fatal(err)
 		}
-		read += m
-	}
-	for range n {
-		a.next(t)
-	}
+		if k := len(a.came); k < n*9/10 {
+			t.Errorf("%d requests were taken in the end", k)
+		}
+		client.Close()
+		<-done
+	})
+}
+
+// A client that does not read at all is given up.
+func TestLastResponseIsNotWrittenForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(nil)
+		client, nc := net.Pipe()
+		srv := NewServer(relay.Plain(nc), a, Options{})
+		done := make(chan *codec.End)
+		go func() { done <- srv.Serve() }()
+		io.WriteString(client, get+"Connection: close\r\n\r\n")
+		r := a.next(t)
+		r.s.SendHead(respond(200), false)
+		synctest.Wait() // it is being written
+		began := time.Now()
+		r.s.SendData([]byte("x"), true)
+		<-done
+		if took := time.Since(began); took < closingTime || took > 2*closingTime {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// Nothing is said of a stream after its reset.
+func TestResetWaitsForWhatIsBeingTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []string
+		hold := make(chan struct{})
+		a := newApp(func(_ *record, what string) {
+			if what == "gone" {
+				<-hold
+			}
+			events = append(events, what)
+		})
+		client, nc := net.Pipe()
+		srv := NewServer(relay.Plain(nc), a, Options{BufferLimit: 1024})
+		done := make(chan *codec.End)
+		go func() { done <- srv.Serve() }()
+		io.WriteString(client, get+"\r\n")
+		r := a.next(t)
+		synctest.Wait()
+		r.s.SendHead(respond(200), false)
+		r.s.SendData(make([]byte, 4096), false)
+		go io.Copy(io.Discard, client)
+		synctest.Wait()
+		srv.Close()
+		synctest.Wait()
+		close(hold)
+		<-done
+		if got, want := strings.Join(events, " "), "head gone reset"; got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+		client.Close()
+	})
 }
 
 func TestClientStopsReadingWithoutCredit(t *testing.T) {

@@ -320,14 +320,16 @@ func (v *served) ended() *codec.End {
 type owner struct {
 	mu             sync.Mutex
 	freed, drained int
+	room           int // at the last Freed
 	changed        chan struct{}
 }
 
 func newOwner() *owner { return &owner{changed: make(chan struct{}, 1024)} }
 
-func (p *owner) Freed(codec.Client) {
+func (p *owner) Freed(c codec.Client) {
 	p.mu.Lock()
 	p.freed++
+	p.room = c.Room()
 	p.mu.Unlock()
 	p.changed <- struct{}{}
 }

@@ -190,6 +190,9 @@ func (s *stream) received() {
 	c := s.c
 	c.mu.Lock()
 	s.remoteDone = true
+	if !c.server && c.in.len() > 0 { // nobody asked for more, so nobody may ask again
+		c.draining = true
+	}
 	c.settle(s)
 	c.mu.Unlock()
 }

@@ -164,16 +164,21 @@ func TestClientTunnelsConnect(t *testing.T) {
 }
 
 func TestClientDoesNotReuseARefusedTunnel(t *testing.T) {
-	v := call(t, Options{})
-	r := v.open()
-	r.s.SendHead(ask("CONNECT", ""), false)
-	v.read("CONNECT a HTTP/1.1\r\nhost: a\r\n\r\n")
-	v.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nabc")
-	r.awaitEnd(t)
-	if e := v.ended(); e.By != codec.ByUs {
-		t.Errorf("ended %+v", e)
-	}
-	if v.cl.Room() != 0 || !v.cl.Draining() {
-		t.Error("there is room")
+	for _, ended := range []bool{false, true} {
+		v := call(t, Options{})
+		r := v.open()
+		r.s.SendHead(ask("CONNECT", ""), false)
+		if ended {
+			r.s.SendData(nil, true)
+		}
+		v.read("CONNECT a HTTP/1.1\r\nhost: a\r\n\r\n")
+		v.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nabc")
+		r.awaitEnd(t)
+		if e := v.ended(); e.By != codec.ByUs {
+			t.Errorf("ended %+v", e)
+		}
+		if v.own.room != 0 || !v.cl.Draining() {
+			t.Error("there is room")
+		}
 	}
 }
