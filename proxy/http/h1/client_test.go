@@ -283,3 +283,25 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	w.Write([]byte(b.String()))
 	w.Header().Set("U", r.Trailer.Get("T"))
 }
+
+// A request that is opened in the moment a response ends must not get what the
+// server said too much.
+func TestThereIsNeverRoomBeforeBytesThatNobodyAskedFor(t *testing.T) {
+	for _, extra := range []string{"", "HTTP/1.1 200 OK\r\n\r\n"} {
+		c := NewClient(&script{}, noPool{}, Options{}).(*client)
+		r := newRecord()
+		s, err := c.Open(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.s = s
+		s.SendHead(ask("GET", "/"), true)
+		c.in.end = copy(c.in.Take(), okText+extra)
+		if err := c.readResponse(s.(*stream)); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Room() == 1; got != (extra == "") {
+			t.Errorf("room after a response and %q: %v", extra, got)
+		}
+	}
+}
