@@ -26,7 +26,7 @@ func TestARequestIsAskedAboutByMethodAndURL(t *testing.T) {
 		t.Errorf("without a request there is %v, %v", q.Request, err)
 	}
 	for _, bad := range []QueryText{
-		{Request: "GET"}, {Request: "GET /path"}, {Request: "GET ftp://h/"}, {Request: "GET http://h/ x"}, {Request: "http://h/"},
+		{Request: "GET"}, {Request: "GET /path"}, {Request: "GET http:///path"}, {Request: "GET ftp://h/"}, {Request: "GET http://h/ x"}, {Request: "http://h/"},
 		{Headers: []string{"a: b"}}, {Request: "GET http://h/", Headers: []string{"novalue"}}, {Request: "GET http://h/", Headers: []string{": x"}},
 	} {
 		if _, err := bad.Parse(); err == nil {

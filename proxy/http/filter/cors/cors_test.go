@@ -158,6 +158,14 @@ func TestResponsesSayWhoMayReadThem(t *testing.T) {
 	}
 }
 
+func TestARouteWithoutAPolicyInItsPlaceIsRefused(t *testing.T) {
+	s := stream(t, stats.New(), full(), nil, &config.FilterOverride{Config: "text"})
+	s.RequestHead(filtertest.Request("GET", "/", "origin", "http://a"), true)
+	if s.Replied == nil || s.Replied.Status != 500 {
+		t.Errorf("replied %+v, want 500", s.Replied)
+	}
+}
+
 func TestWhatIsNotForwardedHasNoPolicy(t *testing.T) {
 	s := stream(t, stats.New(), full(), nil)
 	s.RouteFound = &config.Route{Direct: &config.DirectReply{Status: 200}}

@@ -72,7 +72,7 @@ func TestMistakesAreRefused(t *testing.T) {
 	s := filtertest.New(t)
 	s.Overriding = []*config.FilterOverride{{Config: &config.HeaderMutation{Request: []config.HeaderMutate{{}}}}}
 	s.Start(f).RequestHead(filtertest.Request("GET", "/"), true)
-	if s.Replied == nil || s.Replied.Status != 500 {
+	if s.Replied == nil || s.Replied.Status != 500 || s.Replies != 1 {
 		t.Errorf("a broken route got %+v, want 500", s.Replied)
 	}
 }
