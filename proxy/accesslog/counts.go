@@ -1,8 +1,6 @@
 package accesslog
 
 import (
-	"slices"
-
 	"outrider/proxy/flow"
 	"outrider/proxy/http/message"
 )
@@ -79,9 +77,8 @@ func headBytes(h *message.Head) uint64 {
 			n += len(name) + len(v)
 		}
 	}
-	joined := joinedHeaders()
 	for i, f := range h.Fields {
-		if h.Fields[:i].Has(f.Name) && slices.Contains(joined, f.Name) {
+		if h.Fields[:i].Has(f.Name) && message.Inline(f.Name) {
 			n += len(",") - len(f.Name)
 		}
 	}

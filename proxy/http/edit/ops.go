@@ -86,5 +86,9 @@ func (a *Add) write(f *message.Fields, value string) {
 		f.Set(a.name, value)
 		return
 	}
+	if was, there := f.Joined(a.name); there && was != "" && message.Inline(a.name) {
+		f.Set(a.name, was+","+value)
+		return
+	}
 	f.Add(a.name, value)
 }

@@ -94,13 +94,13 @@ func (p *hashPolicy) one(r *Request, cookies *[]string) (uint64, bool) {
 // of each is the seed of the next.
 func (p *hashPolicy) header(h *message.Head) (uint64, bool) {
 	name := p.cfg.Header
-	values := h.Fields.Values(name)
-	if len(values) == 0 {
-		v, ok := h.Get(name) // a pseudo-header
-		if !ok {
-			return 0, false
-		}
-		values = []string{v}
+	v, ok := h.Get(name)
+	if !ok {
+		return 0, false
+	}
+	values := []string{v} // joined, and of pseudo-headers
+	if all := h.Fields.Values(name); len(all) > 1 && !message.Inline(name) {
+		values = all
 	}
 	if p.rewrite != nil {
 		for i, v := range values {

@@ -141,11 +141,8 @@ func (m *Match) RewriteHost(h *message.Head, name string) {
 // first is the first value of a field, or the value of a pseudo-header: of a
 // header that says where to go no more is trusted.
 func first(h *message.Head, name string) string {
-	if v, ok := h.Fields.Get(name); ok {
+	if v, ok := h.Fields.Get(name); ok && !message.Inline(name) {
 		return v
 	}
-	if strings.HasPrefix(name, ":") || name == "host" {
-		return h.Value(name)
-	}
-	return ""
+	return h.Value(name)
 }
