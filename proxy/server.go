@@ -21,6 +21,8 @@ import (
 	"outrider/proxy/config"
 	"outrider/proxy/filter"
 	"outrider/proxy/flow"
+	httpfilter "outrider/proxy/http/filter"
+	"outrider/proxy/http/upstreamcall"
 	"outrider/proxy/listener"
 	"outrider/proxy/stats"
 	"outrider/proxy/xds"
@@ -77,6 +79,10 @@ type Options struct {
 	// Types are further types of the aggregated stream, each subscribed to as a
 	// whole (Istio's NameTable); their Rank follows Envoy's own.
 	Types []xds.Type
+	// HTTPFilters are makers of HTTP filters beside outrider's own, or in the
+	// place of one; their configuration is decoded by what was given to decode
+	// as Options.HTTPFilters.
+	HTTPFilters httpfilter.Makers
 	// NoSockets binds nothing: for explain.
 	NoSockets bool
 }
@@ -93,6 +99,7 @@ type Server struct {
 	secrets   *certs.Store
 	clusters  *cluster.Set
 	listeners *listeners
+	requests  *requests
 	peers     *peers
 	expired   *ownExpired
 	logs      *accesslog.Files
@@ -150,7 +157,9 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	}
 	s.secrets = certs.NewStore(s.discovery.feeds())
 	s.secrets.SetStatic(boot.Secrets)
-	s.clusters = cluster.NewSet(cluster.Options{Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter, Endpoints: s.discovery.askEndpoints, ServiceKey: serviceKey})
+	s.requests = s.newRequests()
+	s.clusters = cluster.NewSet(cluster.Options{Gone: s.requests.pools.Gone, Stats: s.registry, Log: s.log, Secrets: s.secrets, Format: accesslog.Formatter, Endpoints: s.discovery.askEndpoints, ServiceKey: serviceKey})
+	s.requests.calls = upstreamcall.New(s.clusters)
 	s.listeners = newListeners(s)
 	s.peers = newPeers(opts.Peers, s.registry)
 	s.expired = newOwnExpired(s.log, s.registry)
@@ -193,6 +202,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.stopAccept(errAborted)
 	s.stopServ(errAborted)
 	s.listeners.wait.Wait()
+	s.requests.close()
 	s.logs.Close()
 	return err
 }
@@ -299,10 +309,10 @@ func flowAddr(addr net.Addr) flow.Addr {
 
 // filterDeps are what the network filters of a chain are made with. Connection
 // managers get their routes from needs.routes.
-func (s *Server) filterDeps(*config.Listener, *needs) filter.Deps {
+func (s *Server) filterDeps(l *config.Listener, n *needs) filter.Deps {
 	return filter.Deps{
 		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node,
-		AccessLogs: s.accessLog, Format: accesslog.Formatter,
+		AccessLogs: s.accessLog, Format: accesslog.Formatter, HTTP: s.httpManager(l, n),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"outrider/proxy/flow"
+	"outrider/proxy/stats"
 )
 
 // Choose chooses a host for one request. It costs no goroutine and blocks for
@@ -257,3 +258,17 @@ func (c *Cluster) CountMaxDuration() { c.requests().cxMaxDuration.Inc() }
 // SocketOf tells the transport socket that a host is met with from others:
 // connections over two that differ are not exchanged.
 func (h *Host) SocketOf() any { return h.spec.Load().socket }
+
+// SocketMatch is the name of the transport_socket_matches entry that the host
+// is met with, "" for none.
+func (h *Host) SocketMatch() string { return h.spec.Load().socket.match }
+
+// PerClient reports whether a connection to h tells the host who the client
+// is, so that no other client's requests may go over it.
+func (c *Cluster) PerClient(h *Host) bool { return h.spec.Load().socket.header != nil }
+
+// Scope is where the cluster counts.
+func (c *Cluster) Scope() *stats.Scope { return c.scope }
+
+// LocalAddress is our end of a connection.
+func (c *Conn) LocalAddress() flow.Addr { return netAddr(c.LocalAddr()) }
