@@ -112,6 +112,69 @@ func BenchmarkServerNetHTTP(b *testing.B) {
 	loop(b, c, quickSize)
 }
 
+// BenchmarkServerManyConnections is 32 connections at once.
+func BenchmarkServerManyConnections(b *testing.B) {
+	manyConnections(b, func(c net.Conn) {
+		NewServer(relay.Plain(c), &quick{make([]byte, 100)}, Options{}).Serve()
+	})
+}
+
+// BenchmarkServerManyConnectionsNetHTTP is the baseline.
+func BenchmarkServerManyConnectionsNetHTTP(b *testing.B) {
+	body := make([]byte, 100)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Server", "envoy")
+		w.Write(body)
+	})}
+	manyConnections(b, func(c net.Conn) { _ = srv.Serve(&one{c: c}) })
+}
+
+// one is a listener of one connection.
+type one struct{ c net.Conn }
+
+func (o *one) Accept() (net.Conn, error) {
+	if c := o.c; c != nil {
+		o.c = nil
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (o *one) Close() error   { return nil }
+func (o *one) Addr() net.Addr { return &net.TCPAddr{} }
+
+func manyConnections(b *testing.B, serve func(net.Conn)) {
+	const n = 32
+	conns := make(chan net.Conn, n)
+	for range n {
+		c, s := tcpPair(b)
+		go serve(s)
+		conns <- c
+	}
+	out := []byte(askText)
+	b.ReportAllocs()
+	b.SetParallelism(n)
+	before := cpuTime(b)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		c := <-conns
+		defer func() { conns <- c }()
+		buf := make([]byte, quickSize)
+		for pb.Next() {
+			if _, err := c.Write(out); err != nil {
+				b.Error(err)
+				return
+			}
+			if _, err := io.ReadFull(c, buf); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
 // bridge is the smallest proxy: each request of a server goes to one client.
 type bridge struct {
 	up          codec.Client
