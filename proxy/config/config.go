@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/certs"
@@ -39,6 +40,8 @@ type Bootstrap struct {
 	// GlobalConnectionLimit is the overload manager's
 	// global_downstream_max_connections or runtime overload.global_...; 0: none.
 	GlobalConnectionLimit uint64
+	// HTTPFilterDecoders are decode.Options.HTTPFilters, for what comes later.
+	HTTPFilterDecoders map[protoreflect.FullName]func(proto.Message) (any, error)
 	// Warnings are what was accepted with a remark.
 	Warnings []string
 	// Source is the bootstrap as given, for config_dump.

@@ -62,7 +62,7 @@ type Options struct {
 	// HTTPFilters decode HTTP filters that are not outrider's, and what routes
 	// have for them, by the name of the message in typed_config. The message
 	// must be linked in: it is found in protoregistry.GlobalTypes. Those that
-	// outrider has itself stay its own.
+	// outrider has itself stay its own. nil is what Static was decoded with.
 	HTTPFilters map[protoreflect.FullName]HTTPFilterDecoder
 }
 
@@ -104,6 +104,9 @@ func newDecoder(opts Options) *decoder {
 	d := &decoder{opts: opts, types: knownTypes(), opened: map[*anypb.Any]proto.Message{}, left: map[*anypb.Any]bool{}, statics: map[string]*certs.Secret{}, now: time.Now()}
 	if opts.Static != nil {
 		d.runtime = flattened(opts.Static.Runtime)
+		if opts.HTTPFilters == nil {
+			d.opts.HTTPFilters = opts.Static.HTTPFilterDecoders
+		}
 	}
 	return d
 }
@@ -146,7 +149,7 @@ func Bootstrap(data []byte, opts Options) (*config.Bootstrap, error) {
 	out := d.bootstrap(b, root)
 	d.settle()
 	d.checkReferences(out)
-	out.Warnings = d.warnings
+	out.Warnings, out.HTTPFilterDecoders = d.warnings, opts.HTTPFilters
 	if err := d.result(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -82,6 +83,10 @@ func TestAFilterOfOthersIsDecodedByItsOwnDecoder(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("got %v, want %s", err, what)
 		}
+	}
+	l := b.Listeners[0].Source.(*listenerv3.Listener)
+	if _, err := Listener(l, Options{Static: b}); err != nil {
+		t.Errorf("a listener that comes later: %v", err)
 	}
 	if _, err := Bootstrap([]byte(text), Options{}); err == nil || !strings.Contains(err.Error(), filter0+": extension f ("+string(luaType)+") is not supported by outrider") {
 		t.Errorf("without its decoder: got %v", err)
