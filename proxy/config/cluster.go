@@ -113,7 +113,6 @@ type Assignment struct {
 	DropOverload []Drop
 	// StaleAfter is endpoint_stale_after; 0: never.
 	StaleAfter time.Duration
-	Source     proto.Message
 }
 
 // Drop is Policy.DropOverload.

@@ -18,7 +18,6 @@ func (d *decoder) assignment(a *endpointv3.ClusterLoadAssignment, place at, byNa
 		Overprovisioning: u32(policy.GetOverprovisioningFactor(), defaultOverprovisioning),
 		WeightedHealth:   policy.GetWeightedPriorityHealth(),
 		StaleAfter:       duration(policy.GetEndpointStaleAfter(), 0, in.in("endpoint_stale_after")),
-		Source:           a,
 	}
 	for _, drop := range policy.GetDropOverloads() {
 		out.DropOverload = append(out.DropOverload, config.Drop{Category: drop.GetCategory(), PPM: ppm(drop.GetDropPercentage())})
