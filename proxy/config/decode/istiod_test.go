@@ -23,30 +23,30 @@ import (
 
 // pushes are what an istiod of Istio 1.30 sent to two workloads, with and
 // without authorization policies, in both protocols: testdata/istiod.
-func pushes(t testing.TB) map[string][]*anypb.Any {
-	t.Helper()
+func pushes(tb testing.TB) map[string][]*anypb.Any {
+	tb.Helper()
 	files, err := filepath.Glob("testdata/istiod/*.pb")
 	if err != nil || len(files) != 32 {
-		t.Fatalf("%d files, want 32: %v", len(files), err)
+		tb.Fatalf("%d files, want 32: %v", len(files), err)
 	}
 	out := map[string][]*anypb.Any{}
 	for _, path := range files {
 		data, err := os.ReadFile(path)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		name := strings.TrimSuffix(filepath.Base(path), ".pb")
 		if !strings.Contains(name, "-delta") {
 			response := &discoveryv3.DiscoveryResponse{}
 			if err := proto.Unmarshal(data, response); err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			out[name] = response.GetResources()
 			continue
 		}
 		response := &discoveryv3.DeltaDiscoveryResponse{}
 		if err := proto.Unmarshal(data, response); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		for _, r := range response.GetResources() {
 			out[name] = append(out[name], r.GetResource())
@@ -56,11 +56,11 @@ func pushes(t testing.TB) map[string][]*anypb.Any {
 }
 
 // decodeAny decodes one resource of any of the four kinds.
-func decodeAny(t testing.TB, a *anypb.Any, opts Options) (any, error) {
-	t.Helper()
+func decodeAny(tb testing.TB, a *anypb.Any, opts Options) (any, error) {
+	tb.Helper()
 	m, err := a.UnmarshalNew()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	switch r := m.(type) {
 	case *listenerv3.Listener:
@@ -72,7 +72,7 @@ func decodeAny(t testing.TB, a *anypb.Any, opts Options) (any, error) {
 	case *routev3.RouteConfiguration:
 		return RouteConfiguration(r, opts)
 	}
-	t.Fatalf("%s is of no kind that is decoded", a.GetTypeUrl())
+	tb.Fatalf("%s is of no kind that is decoded", a.GetTypeUrl())
 	return nil, nil
 }
 
