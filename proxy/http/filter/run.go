@@ -9,3 +9,7 @@ type Runner interface {
 	// Run works until ctx ends and returns nil then.
 	Run(ctx context.Context) error
 }
+
+// RequestInjector is a Stream by which a filter can send on bytes of the request
+// that are none of what came: as Stream.InjectResponse, for requests.
+type RequestInjector interface{ InjectRequest(p []byte, end bool) }

@@ -5,6 +5,7 @@ import (
 	"outrider/proxy/config"
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/filter/buffer"
+	"outrider/proxy/http/filter/compressor"
 	"outrider/proxy/http/filter/cors"
 	"outrider/proxy/http/filter/extauthz"
 	"outrider/proxy/http/filter/fault"
@@ -23,6 +24,7 @@ import (
 // in their place.
 func Makers() filter.Makers {
 	l := filter.Makers{}
+	l.Add((*config.Compressor)(nil), compressor.New)
 	l.Add((*config.ExtAuthz)(nil), extauthz.New)
 	l.Add((*config.GRPCStats)(nil), grpcstats.New)
 	l.Add((*config.HeaderMutation)(nil), headermutation.New)
