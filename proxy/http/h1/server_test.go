@@ -341,3 +341,16 @@ func TestGoClientUnderstandsServer(t *testing.T) {
 		}
 	}
 }
+
+func TestHeadMayBeLargerThanTheBufferIfAllowed(t *testing.T) {
+	a := newApp(ok)
+	v := serve(t, a, Options{MaxHeaderBytes: 1 << 20, EnableTrailers: true})
+	large := strings.Repeat("a", 300<<10)
+	for range 2 {
+		v.write(chnk[:len(chnk)-2] + "X: " + large + "\r\n\r\n3\r\nabc\r\n0\r\nT: " + large + "\r\n\r\n" + get + "\r\n")
+		v.read(okText + okText)
+	}
+	if got, want := a.texts()[2], "POST a /x transfer-encoding=chunked x="+large+" body=abc trailer t="+large+" end"; got != want {
+		t.Errorf("got %d bytes, want %d", len(got), len(want))
+	}
+}
