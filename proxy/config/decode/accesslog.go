@@ -7,6 +7,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	formatmetadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/metadata/v3"
 
 	"outrider/proxy/config"
 )
@@ -64,6 +65,12 @@ func (d *decoder) fileLog(c *filelogv3.FileAccessLog, out *config.AccessLog, pla
 }
 
 func (d *decoder) logFormat(f *corev3.SubstitutionFormatString, out *config.AccessLog, place at) {
+	for i, one := range f.GetFormatters() {
+		in := place.item("formatters", i).in("typed_config")
+		if _, ok := d.open(anyOf(one, in), in).(*formatmetadatav3.Metadata); !ok { // whose operator is always there
+			in.bad("extension %q is not supported by outrider as a formatter", shorten(one.GetName()))
+		}
+	}
 	out.OmitEmpty = f.GetOmitEmptyValues()
 	out.SortJSON = f.GetJsonFormatOptions().GetSortProperties()
 	switch v := f.GetFormat().(type) {

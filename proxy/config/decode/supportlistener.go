@@ -90,8 +90,9 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": {works: "log_format"},
 	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog": {works: "log_format"},
+	"envoy.extensions.formatter.metadata.v3.Metadata":           {},
 	"envoy.config.core.v3.SubstitutionFormatString": {
-		works:   "text_format json_format text_format_source omit_empty_values content_type",
+		works:   "text_format json_format text_format_source omit_empty_values content_type formatters",
 		ignored: map[string]string{"json_format_options": "JSON is always written in the order of its keys"},
 	},
 }
