@@ -2,9 +2,15 @@ package proxy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"outrider/proxy/xds"
 	"outrider/proxy/xds/xdstest"
@@ -22,16 +28,60 @@ func istioBoot(address string, delta bool) string {
 `
 }
 
-func TestTheClustersThatIstiodSentAreInUse(t *testing.T) {
+// withoutIstios is a listener without Istio's own filters of telemetry, which are
+// not made here.
+func withoutIstios(t *testing.T, packed *anypb.Any) *anypb.Any {
+	t.Helper()
+	l := &listenerv3.Listener{}
+	if err := packed.UnmarshalTo(l); err != nil {
+		t.Fatal(err)
+	}
+	chains := l.GetFilterChains()
+	if l.GetDefaultFilterChain() != nil {
+		chains = append(chains, l.GetDefaultFilterChain())
+	}
+	for _, c := range chains {
+		c.Filters = slices.DeleteFunc(c.Filters, func(f *listenerv3.Filter) bool { return f.GetName() == "istio.stats" })
+		for _, f := range c.Filters {
+			m := &hcmv3.HttpConnectionManager{}
+			if !f.GetTypedConfig().MessageIs(m) {
+				continue
+			}
+			if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+				t.Fatal(err)
+			}
+			m.HttpFilters = slices.DeleteFunc(m.HttpFilters, func(h *hcmv3.HttpFilter) bool {
+				return h.GetName() == "istio.stats" || h.GetName() == "istio.metadata_exchange"
+			})
+			f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(t, m)}
+		}
+	}
+	return anyOf(t, l)
+}
+
+func anyOf(t *testing.T, m proto.Message) *anypb.Any { return packed(t, "", m).GetResource() }
+
+func TestWhatIstiodSentIsInUse(t *testing.T) {
 	for _, policy := range []string{"permissive", "authz"} {
 		for _, workload := range []string{"uc", "uc-delta", "user-web", "user-web-delta"} {
 			t.Run(policy+" "+workload, func(t *testing.T) {
 				delta := strings.HasSuffix(workload, "-delta")
 				replay := xdstest.NewReplay(t, fmt.Sprintf("config/decode/testdata/istiod/%s-%s", policy, workload), delta)
+				for _, name := range replay.Names(xds.ListenerType) {
+					replay.Change(xds.ListenerType, name, func(a *anypb.Any) *anypb.Any { return withoutIstios(t, a) })
+				}
 				r := runOver(t, istioBoot(replay.Serve(t), delta), Options{DrainTime: time.Second, NoSockets: true})
-				r.eventually("answers to clusters and endpoints", func() bool {
-					return replay.Acked(xds.ClusterType) > 0 && replay.Acked(xds.EndpointType) > 0
+				r.eventually("answers to clusters, endpoints, listeners and routes", func() bool {
+					for _, url := range []string{xds.ClusterType, xds.EndpointType, xds.ListenerType, xds.RouteType} {
+						if replay.Acked(url) == 0 && len(replay.Nacks()) == 0 {
+							return false
+						}
+					}
+					return true
 				})
+				for _, refusal := range replay.Nacks() {
+					t.Errorf("refused: %s", refusal)
+				}
 				for _, name := range replay.Names(xds.ClusterType) {
 					if r.clusters.Get(name) == nil {
 						t.Errorf("there is no cluster %q", name)
@@ -40,6 +90,11 @@ func TestTheClustersThatIstiodSentAreInUse(t *testing.T) {
 				for _, name := range replay.Names(xds.EndpointType) {
 					if c := r.clusters.Get(name); c == nil || len(c.Describe().Hosts) == 0 {
 						t.Errorf("cluster %q has no endpoints", name)
+					}
+				}
+				for _, name := range replay.Names(xds.ListenerType) {
+					if r.listeners.get(name) == nil {
+						t.Errorf("there is no listener %q", name)
 					}
 				}
 			})

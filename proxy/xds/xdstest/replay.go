@@ -87,12 +87,12 @@ func (r *Replay) Names(typeURL string) []string {
 }
 
 // Change replaces the body of a recorded resource for the streams to come.
-func (r *Replay) Change(typeURL, name string, body *anypb.Any) {
+func (r *Replay) Change(typeURL, name string, change func(*anypb.Any) *anypb.Any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, one := range r.types[typeURL] {
 		if one.GetName() == name {
-			r.types[typeURL][i] = &discoveryv3.Resource{Name: name, Version: one.GetVersion() + "'", Resource: body}
+			r.types[typeURL][i] = &discoveryv3.Resource{Name: name, Version: one.GetVersion(), Resource: change(one.GetResource())}
 		}
 	}
 }
