@@ -88,20 +88,22 @@ func (c *cors) preflight(h *message.Head) message.Fields {
 			f.Add(name, value)
 		}
 	}
-	echoed := func(configured, requested string) string {
+	// What was not asked for is echoed as empty.
+	echo := func(name, configured, requested string) {
 		if configured == "*" {
-			return h.Fields.Value(requested)
+			f.Add(name, h.Fields.Value(requested))
+			return
 		}
-		return configured
+		add(name, configured)
 	}
 	add("access-control-allow-origin", c.origin)
 	if c.policies.credentials() {
 		add("access-control-allow-credentials", "true")
 	}
 	methods := c.policies.text(func(p *config.CORSPolicy) string { return p.AllowMethods })
-	add("access-control-allow-methods", echoed(methods, "access-control-request-method"))
+	echo("access-control-allow-methods", methods, "access-control-request-method")
 	headers := c.policies.text(func(p *config.CORSPolicy) string { return p.AllowHeaders })
-	add("access-control-allow-headers", echoed(headers, "access-control-request-headers"))
+	echo("access-control-allow-headers", headers, "access-control-request-headers")
 	add("access-control-max-age", c.policies.text(func(p *config.CORSPolicy) string { return p.MaxAge }))
 	private := c.policies.truth(false, func(p *config.CORSPolicy) *bool { return p.PrivateNetwork })
 	if private && h.Fields.Value("access-control-request-private-network") == "true" {

@@ -91,6 +91,10 @@ func TestPreflightRequestsAreAnswered(t *testing.T) {
 			want: fields("access-control-allow-origin", "http://a", "access-control-allow-credentials", "true", "access-control-allow-methods", "DELETE",
 				"access-control-allow-headers", "x-r", "access-control-max-age", "7", "access-control-allow-private-network", "true"),
 		},
+		"with a star and nothing asked": {
+			route:   &config.CORSPolicy{Origins: origins("http://a"), AllowHeaders: "*", EnabledPPM: million},
+			headers: ask[:4], want: append(all[:1:1], fields("access-control-allow-headers", "")...), valid: "origin_valid",
+		},
 		"with little": {route: &config.CORSPolicy{Origins: origins("http://a"), EnabledPPM: million}, headers: ask, want: all[:1], valid: "origin_valid"},
 		"by field": {
 			host:    with(func(p *config.CORSPolicy) { p.EnabledPPM = 0 }),
