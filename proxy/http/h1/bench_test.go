@@ -337,3 +337,16 @@ func (l *largeStream) OnHead(h *message.Head, _ bool) {
 		l.s.SendData(l.l.piece, i == 15)
 	}
 }
+
+// BenchmarkServerTLS is BenchmarkServer over TLS.
+func BenchmarkServerTLS(b *testing.B) {
+	ours, peer, socket := tlsPair(b)
+	_ = socket.SetDeadline(time.Time{})
+	done := make(chan struct{})
+	go func() {
+		NewServer(ours, &quick{make([]byte, 100)}, Options{}).Serve()
+		close(done)
+	}()
+	loop(b, peer, quickSize)
+	<-done
+}
