@@ -98,6 +98,12 @@ func newCounters(d filter.Deps, prefix string) counters {
 	if prefix = strings.Trim(prefix, "."); prefix != "" {
 		s = s.Scope(prefix)
 	}
+	for _, name := range []string{ // Envoy has them; here nothing counts in them
+		"filter_state_name_collision", "ignored_dynamic_metadata", "omitted_response_headers", "request_header_limits_reached",
+		"response_header_limits_reached", "shadow_denied", "shadow_error",
+	} {
+		s.Counter(name)
+	}
 	return counters{
 		ok: s.Counter("ok"), denied: s.Counter("denied"), failed: s.Counter("error"), disabled: s.Counter("disabled"),
 		failOpen: s.Counter("failure_mode_allowed"), invalid: s.Counter("invalid"),

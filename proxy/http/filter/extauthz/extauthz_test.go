@@ -132,9 +132,9 @@ func TestAnswersOfTheGRPCServiceDecide(t *testing.T) {
 		"disabled, and so denied": {cfg: config.ExtAuthz{EnabledPPM: &zero, DenyAtDisable: true}, status: 403, details: "ext_authz_error", counters: "disabled=1"},
 		"a denial with all of it": {
 			answer: denied(&authv3.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: 401}, Body: "who?", Headers: []*corev3.HeaderValueOption{
-				option("WWW-Authenticate", "x"), appended("x-b", "1"), appended("x-b", "2"), option("content-length", "9"),
+				option("WWW-Authenticate", "x"), appended("x-b", "1"), option("x-a", "1"), option("x-a", "2"), option("content-length", "9"),
 			}}),
-			status: 401, body: "who?", details: "ext_authz_denied", counters: "denied=1", want: []string{"www-authenticate=x", "x-b=1", "x-b=2"},
+			status: 401, body: "who?", details: "ext_authz_denied", counters: "denied=1", want: []string{"www-authenticate=x", "x-a=1", "x-a=2"},
 		},
 		"fields are set, joined to what is there, removed": {
 			answer: okResponse(&authv3.OkHttpResponse{
@@ -365,7 +365,7 @@ func TestAnswersOfTheHTTPServiceDecide(t *testing.T) {
 	}{
 		"200":                        {nil, 200, [][2]string{{"x-who", "me"}}, 0, "", []string{"authorization=a", "x-j=1", "x-r=1"}},
 		"fields for the upstream":    {func(s *config.ExtAuthzHTTP) { s.UpstreamHeaders = any }, 200, [][2]string{{"x-who", "me"}, {"y", "1"}}, 0, "", []string{"authorization=a", "x-j=1", "x-r=1", "x-who=me"}},
-		"fields that are joined":     {func(s *config.ExtAuthzHTTP) { s.UpstreamHeadersToAppend = any }, 200, [][2]string{{"x-j", "2"}}, 0, "", []string{"authorization=a", "x-j=1,2", "x-r=1"}},
+		"fields that are added":      {func(s *config.ExtAuthzHTTP) { s.UpstreamHeadersToAppend = any }, 200, [][2]string{{"x-j", "2"}, {"x-n", "1"}}, 0, "", []string{"authorization=a", "x-j=1", "x-j=2", "x-n=1", "x-r=1"}},
 		"fields that go":             {nil, 200, [][2]string{{"x-envoy-auth-headers-to-remove", "X-R, x-j"}}, 0, "", []string{"authorization=a"}},
 		"403":                        {nil, 403, [][2]string{{"x-why", "no"}}, 403, "ext_authz_denied", []string{"x-why=no"}},
 		"201 is not 200":             {nil, 201, nil, 201, "ext_authz_denied", nil},

@@ -106,7 +106,7 @@ func (s *httpService) allowedBy(resp *http.Response) *verdict {
 			v.set = append(v.set, f)
 		}
 		if anyMatches(s.cfg.UpstreamHeadersToAppend, f.Name) {
-			v.appended = append(v.appended, f)
+			v.add = append(v.add, f)
 		}
 		if anyMatches(s.cfg.ClientHeadersOnSuccess, f.Name) {
 			v.response = append(v.response, responseField{f, config.HeaderAppend})

@@ -37,15 +37,15 @@ func notToken(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("!#$%&'*+-.^_`|~", r))
 }
 
-// denial are the fields of our answer.
+// denial are the fields of our answer. As in Envoy, one that may be there more
+// than once is, and one that is to be joined to what is there needs something
+// that is.
 func (v *verdict) denial() message.Fields {
-	var out message.Fields
-	for _, f := range v.set {
-		out.Set(f.Name, f.Value)
-	}
-	out = append(out, v.add...)
+	out := append(append(message.Fields(nil), v.set...), v.add...)
 	for _, f := range v.appended {
-		out.Add(f.Name, f.Value)
+		if have, there := out.Joined(f.Name); there {
+			out.Set(f.Name, have+","+f.Value)
+		}
 	}
 	for _, name := range []string{"content-length", "transfer-encoding", "connection", ":status"} {
 		out.Del(name) // of the service's answer, not of ours
