@@ -16,7 +16,16 @@ type breaker struct {
 type resource struct {
 	active atomic.Int64
 	max    int64
+	budget func() int64 // in place of max; nil: none
 	gauges *resourceGauges
+}
+
+// limit is how many there may be now.
+func (r *resource) limit() int64 {
+	if r.budget != nil {
+		return r.budget()
+	}
+	return r.max
 }
 
 // resourceGauges show a resource; remaining is nil without track_remaining.
@@ -24,7 +33,7 @@ type resourceGauges struct{ open, remaining *stats.Gauge }
 
 // take counts one in unless the limit is reached.
 func (r *resource) take() bool {
-	if n := r.active.Add(1); n > r.max {
+	if n := r.active.Add(1); n > r.limit() {
 		r.active.Add(-1)
 		return false
 	}
@@ -49,16 +58,16 @@ func (r *resource) show() {
 	if r.gauges == nil {
 		return
 	}
-	active := r.active.Load()
+	active, limit := r.active.Load(), r.limit()
 	open := int64(0)
-	if active >= r.max {
+	if active >= limit {
 		open = 1
 	}
 	if r.gauges.open.Value() != open {
 		r.gauges.open.Set(open)
 	}
 	if r.gauges.remaining != nil {
-		r.gauges.remaining.Set(max(0, r.max-active))
+		r.gauges.remaining.Set(max(0, limit-active))
 	}
 }
 
@@ -68,6 +77,7 @@ func newBreaker(t config.Thresholds, scope *stats.Scope) *breaker {
 	b.pending.max = int64(t.MaxPendingRequests)
 	b.rq.max = int64(t.MaxRequests)
 	b.retry.max = int64(t.MaxRetries)
+	b.retry.budget = b.retryBudget(t.RetryBudget)
 	b.cx.gauges = newResourceGauges(scope, "cx_open", "remaining_cx", t.TrackRemaining)
 	b.pending.gauges = newResourceGauges(scope, "rq_pending_open", "remaining_pending", t.TrackRemaining)
 	b.rq.gauges = newResourceGauges(scope, "rq_open", "remaining_rq", t.TrackRemaining)
@@ -78,6 +88,18 @@ func newBreaker(t config.Thresholds, scope *stats.Scope) *breaker {
 		r.show()
 	}
 	return b
+}
+
+// retryBudget is how many retries there may be: a share of the requests that
+// are active or wait.
+func (b *breaker) retryBudget(cfg *config.RetryBudget) func() int64 {
+	if cfg == nil {
+		return nil
+	}
+	return func() int64 {
+		share := cfg.Percent / 100 * float64(b.rq.active.Load()+b.pending.active.Load())
+		return max(int64(cfg.Min), int64(share))
+	}
 }
 
 func newResourceGauges(scope *stats.Scope, open, remaining string, track bool) *resourceGauges {

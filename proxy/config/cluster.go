@@ -233,9 +233,6 @@ type TransportSocketMatch struct {
 type RetryBudget struct {
 	Percent float64 // default 20
 	Min     uint32  // min_retry_concurrency, which is always allowed; default 3
-	// Interval is budget_interval: the requests of that time count, and not only
-	// those of now; 0 is none.
-	Interval time.Duration
 }
 
 // HealthCheck is envoy.config.core.v3.HealthCheck: exactly one of TCP, HTTP

@@ -178,7 +178,7 @@ func (d *decoder) circuitBreakers(c *clusterv3.CircuitBreakers, place at) [2]con
 		}
 		if !seen[p] { // the first one counts, as in Envoy
 			out[p] = thresholds(t)
-			out[p].RetryBudget = retryBudget(t.GetRetryBudget(), place.item("thresholds", i).in("retry_budget"))
+			out[p].RetryBudget = retryBudget(t.GetRetryBudget())
 		} else {
 			place.item("thresholds", i).bad("are the second for priority %s", p)
 		}
@@ -202,14 +202,11 @@ const (
 	defaultBudgetMin = 3
 )
 
-func retryBudget(b *clusterv3.CircuitBreakers_Thresholds_RetryBudget, place at) *config.RetryBudget {
+func retryBudget(b *clusterv3.CircuitBreakers_Thresholds_RetryBudget) *config.RetryBudget {
 	if b == nil {
 		return nil
 	}
-	out := &config.RetryBudget{
-		Percent: defaultBudget, Min: u32(b.GetMinRetryConcurrency(), defaultBudgetMin),
-		Interval: duration(b.GetBudgetInterval(), 0, place.in("budget_interval")),
-	}
+	out := &config.RetryBudget{Percent: defaultBudget, Min: u32(b.GetMinRetryConcurrency(), defaultBudgetMin)}
 	if b.GetBudgetPercent() != nil {
 		out.Percent = b.GetBudgetPercent().GetValue()
 	}

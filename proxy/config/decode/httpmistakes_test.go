@@ -122,7 +122,6 @@ var httpMistakes = []mistake{
 	{"a mirror that is unknown", toUp, inAction("request_mirror_policies: [{cluster: down}]"), route0 + `.route.request_mirror_policies[0].cluster: unknown cluster "down"`, ""},
 	{"a hash of nothing", toUp, inAction("hash_policy: [{terminal: true}]"), route0 + `.route.hash_policy[0]: one of header, cookie, connection_properties, query_parameter, filter_state must be set`, ""},
 	{"an upgrade of a route twice", toUp, inAction("upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: websocket}]"), route0 + `.route.upgrade_configs[1].upgrade_type: "websocket" is the type of another upgrade`, ""},
-	{"a tunnel that is none", toUp, inAction("upgrade_configs: [{upgrade_type: websocket, connect_config: {}}]"), route0 + `.route.upgrade_configs[0].connect_config: is for the upgrade type CONNECT, not for "websocket"`, ""},
 	{"a redirect by a status that is none", toUp, inAction("internal_redirect_policy: {redirect_response_codes: [200]}"), route0 + `.route.internal_redirect_policy.redirect_response_codes[0]: 200 is not one of 301, 302, 303, 307, 308`, "it is left out"},
 	{"a host copied from a redirect", toUp, inAction("internal_redirect_policy: {response_headers_to_copy: [Host]}"), route0 + `.route.internal_redirect_policy.response_headers_to_copy[0]: "host": pseudo-headers and host may not be copied`, ""},
 	{"subsets", toUp, inAction("metadata_match: {filter_metadata: {envoy.lb: {a: b}}}"), route0 + `.route.metadata_match: is not supported by outrider: subset load balancing is not implemented`, "it has them"},

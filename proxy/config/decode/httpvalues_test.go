@@ -210,14 +210,14 @@ func firstRoute() *config.Route {
 				RetriableHeaders: []config.HeaderMatcher{{Name: "x-k"}}, RequestHeaders: []config.HeaderMatcher{{Name: "x-l"}},
 				BackoffBase: time.Millisecond, BackoffMax: 7 * time.Second,
 				RateLimitedHeaders: []config.ResetHeader{{Name: "retry-after"}, {Name: "x-reset", Unix: true}}, RateLimitedMax: 5 * time.Minute,
-				PreviousHosts: true, OmitCanary: true, HostAttempts: 8, PreviousPriorities: 9,
+				PreviousHosts: true, OmitCanary: true, HostAttempts: 8,
 			},
 			HashPolicies: []config.HashPolicy{
 				{Header: "x-hash", HeaderRegex: &config.RegexRewrite{Pattern: ".", Substitution: "b"}, Terminal: true},
 				{Cookie: &config.HashCookie{Name: "c", Path: "/", TTL: second(0), Attributes: [][2]string{{"SameSite", "Lax"}}}},
 				{SourceIP: true}, {Query: "q"}, {FilterState: "k"},
 			},
-			Upgrades: []config.UpgradeConfig{{Type: "connect", Enabled: true, ConnectTerminate: true, AllowPost: true}, {Type: "websocket"}},
+			Upgrades: []config.UpgradeConfig{{Type: "connect", Enabled: true}, {Type: "websocket"}},
 			InternalRedirect: &config.InternalRedirect{
 				Max: 1, Codes: []uint32{301, 307}, AllowCrossScheme: true, CopyHeaders: []string{"x-copy"},
 				PreviousRoutes: true, SafeCrossScheme: true, AllowedRoutes: []string{"r0"},

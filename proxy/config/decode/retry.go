@@ -9,7 +9,6 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	canaryv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/omit_canary_hosts/v3"
 	hostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
-	prioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 
 	"outrider/proxy/config"
 )
@@ -100,13 +99,5 @@ func (d *decoder) retryHosts(r *routev3.RetryPolicy, out *config.RetryPolicy, pl
 			in.bad("extension %q is not supported by outrider as a predicate of hosts", shorten(p.GetName()))
 		}
 	}
-	if p := r.GetRetryPriority(); p != nil {
-		in := place.in("retry_priority").in("typed_config")
-		c, ok := d.open(anyOf(p, in), in).(*prioritiesv3.PreviousPrioritiesConfig)
-		if !ok {
-			in.bad("extension %q is not supported by outrider as a retry priority", shorten(p.GetName()))
-			return
-		}
-		out.PreviousPriorities = uint32(c.GetUpdateFrequency())
-	}
+
 }

@@ -240,18 +240,13 @@ func (d *decoder) routeUpgrades(list []*routev3.RouteAction_UpgradeConfig, place
 	for i, u := range list {
 		in := place.item("upgrade_configs", i)
 		one := config.UpgradeConfig{
-			Type:             strings.ToLower(u.GetUpgradeType()),
-			Enabled:          truth(u.GetEnabled(), true),
-			ConnectTerminate: u.GetConnectConfig() != nil,
-			AllowPost:        u.GetConnectConfig().GetAllowPost(),
+			Type:    strings.ToLower(u.GetUpgradeType()),
+			Enabled: truth(u.GetEnabled(), true),
 		}
 		if seen[one.Type] {
 			in.in("upgrade_type").bad("%q is the type of another upgrade", shorten(u.GetUpgradeType()))
 		}
 		seen[one.Type] = true
-		if one.ConnectTerminate && one.Type != "connect" {
-			in.in("connect_config").bad("is for the upgrade type CONNECT, not for %q", shorten(u.GetUpgradeType()))
-		}
 		out = append(out, one)
 	}
 	return out

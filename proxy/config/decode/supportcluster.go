@@ -75,7 +75,10 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"max_connection_pools": "there are as many pools as hosts, transport sockets and protocols need",
 		},
 	},
-	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": {works: "budget_percent min_retry_concurrency budget_interval"},
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget": {
+		works:   "budget_percent min_retry_concurrency",
+		refused: map[string]string{"budget_interval": "the requests of now count"},
+	},
 	"envoy.config.cluster.v3.OutlierDetection": {
 		works: "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate " +
 			"success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor consecutive_gateway_failure " +

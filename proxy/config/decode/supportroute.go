@@ -83,18 +83,17 @@ var routeSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.type.matcher.v3.RegexMatchAndSubstitute": {works: "pattern substitution"},
 	"envoy.config.route.v3.RetryPolicy": {
-		works: "retry_on num_retries per_try_timeout per_try_idle_timeout retry_priority retry_host_predicate " +
+		works: "retry_on num_retries per_try_timeout per_try_idle_timeout retry_host_predicate " +
 			"host_selection_retry_max_attempts retriable_status_codes retry_back_off rate_limited_retry_back_off " +
 			"retriable_headers retriable_request_headers",
+		refused: map[string]string{"retry_priority": "another attempt goes by the health of the priorities, as the first"},
 	},
-	"envoy.config.route.v3.RetryPolicy.RetryPriority":                                   {works: "name typed_config"},
 	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                              {works: "name typed_config"},
 	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                                    {works: "base_interval max_interval"},
 	"envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff":                         {works: "reset_headers max_interval"},
 	"envoy.config.route.v3.RetryPolicy.ResetHeader":                                     {works: "name format"},
 	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate":              {},
 	"envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate":         {},
-	"envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig":   {works: "update_frequency"},
 	"envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig":        {},
 	"envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig":     {},
 	"envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig": {works: "allowed_route_names"},
@@ -117,10 +116,9 @@ var routeSupport = map[protoreflect.FullName]fields{
 		works: "allow_origin_string_match allow_methods allow_headers expose_headers max_age allow_credentials filter_enabled " +
 			"shadow_enabled allow_private_network_access forward_not_matching_preflights",
 	},
-	"envoy.config.route.v3.RouteAction.UpgradeConfig": {works: "upgrade_type enabled connect_config"},
-	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig": {
-		works:   "allow_post",
-		refused: map[string]string{"proxy_protocol_config": "use the transport socket upstream_proxy_protocol"},
+	"envoy.config.route.v3.RouteAction.UpgradeConfig": {
+		works:   "upgrade_type enabled",
+		refused: map[string]string{"connect_config": "a CONNECT is not ended here, it goes on as one"},
 	},
 	"envoy.config.route.v3.InternalRedirectPolicy": {
 		works: "max_internal_redirects redirect_response_codes predicates allow_cross_scheme_redirect response_headers_to_copy",
