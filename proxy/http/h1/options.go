@@ -84,13 +84,16 @@ func or(v *int, def int) {
 	}
 }
 
-// Stats are Envoy's statistics of its HTTP/1 codec, but for those of header
-// names with underscores, which are not the codec's here. All stay 0: there is
-// no metadata, and a pipelined request waits for the response before it to be
-// written, so no flood of responses can queue up.
+// Stats are Envoy's statistics of its HTTP/1 codec. The codec counts none of
+// them: header names with underscores are the connection manager's to drop or
+// refuse, and to count here; there is no metadata; and a pipelined request waits
+// for the response before it to be written, so no flood of responses can queue
+// up.
 type Stats struct {
-	Metadata      *stats.Counter // metadata_not_supported_error
-	ResponseFlood *stats.Counter // response_flood
+	DroppedUnderscores  *stats.Counter // dropped_headers_with_underscores
+	RejectedUnderscores *stats.Counter // requests_rejected_with_underscores_in_headers
+	Metadata            *stats.Counter // metadata_not_supported_error
+	ResponseFlood       *stats.Counter // response_flood
 }
 
 // NewStats are the metrics http1.* under scope, which is the root for servers
@@ -98,7 +101,9 @@ type Stats struct {
 func NewStats(scope *stats.Scope) *Stats {
 	s := scope.Scope("http1")
 	return &Stats{
-		Metadata:      s.Counter("metadata_not_supported_error"),
-		ResponseFlood: s.Counter("response_flood"),
+		DroppedUnderscores:  s.Counter("dropped_headers_with_underscores"),
+		RejectedUnderscores: s.Counter("requests_rejected_with_underscores_in_headers"),
+		Metadata:            s.Counter("metadata_not_supported_error"),
+		ResponseFlood:       s.Counter("response_flood"),
 	}
 }
