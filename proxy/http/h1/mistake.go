@@ -36,6 +36,10 @@ func (m *mistake) text() string {
 	return phrase(m.status)
 }
 
+func (m *mistake) refusal() Refusal {
+	return Refusal{Status: m.status, Details: m.details, Body: m.text(), Err: m}
+}
+
 // Error says what was refused.
 func (m *mistake) Error() string { return "http/1: " + m.what }
 

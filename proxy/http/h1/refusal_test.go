@@ -127,6 +127,64 @@ func TestOwnerMayAnswerWhatIsRefused(t *testing.T) {
 	v.ended()
 }
 
+// answering is a receiver that answers mistakes itself.
+type answering struct {
+	*record
+	refusals []Refusal
+}
+
+func (a *answering) OnMistake(r Refusal) bool {
+	a.refusals = append(a.refusals, r)
+	a.s.SendHead(respond(r.Status, "x", "y"), true)
+	return true
+}
+
+type answeringApp struct {
+	head bool // the response begins at once
+	r    *answering
+}
+
+func (a *answeringApp) Idle() {}
+func (a *answeringApp) Request(s codec.Sender) codec.Receiver {
+	a.r = &answering{record: newRecord()}
+	a.r.s = s
+	if a.head {
+		s.SendHead(respond(200), false)
+	}
+	return a.r
+}
+
+func TestReceiverMayAnswerAMistakeInItsBody(t *testing.T) {
+	for _, c := range []struct {
+		name, bytes string
+		begun       bool
+		answer      string
+		told        int
+		text        string
+	}{
+		{"in a chunk", chnk + "3\r\nabc\r\nx\r\n", false,
+			"HTTP/1.1 400 Bad Request\r\nx: y\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", 1, "POST a /x transfer-encoding=chunked body=abc"},
+		{"after the response has begun", chnk + "3\r\nabc\r\nx\r\n", true,
+			"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", 0, "POST a /x transfer-encoding=chunked body=abc reset=3 http1.codec_error"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := &answeringApp{head: c.begun}
+			v := serve(t, a, Options{})
+			v.write(c.bytes + get + "\r\n")
+			if got := v.rest(); got != c.answer {
+				t.Errorf("answered %q, want %q", got, c.answer)
+			}
+			v.nc.Close()
+			if e := v.ended(); e.Requests != 1 || e.By != codec.ByUs {
+				t.Errorf("ended %+v", e)
+			}
+			if got := a.r.text(); got != c.text || len(a.r.refusals) != c.told {
+				t.Errorf("told %q and %+v, want %q", got, a.r.refusals, c.text)
+			}
+		})
+	}
+}
+
 func TestRequestsThatNobodyTakesAreAnswered(t *testing.T) {
 	a := newApp(nil)
 	a.no = true

@@ -15,6 +15,14 @@ type Refuser interface {
 	Refuse(s codec.Sender, r Refusal) codec.Receiver
 }
 
+// Mistaken is what the receiver of a request may be besides: it answers a
+// mistake in the rest of that request, which counts as received then. With false,
+// and where the response has begun already, the codec answers if it can, and
+// resets the stream. The connection ends after the response.
+type Mistaken interface {
+	OnMistake(r Refusal) bool
+}
+
 // Refusal is what the codec would answer to a mistake of the client.
 type Refusal struct {
 	Status int
@@ -135,7 +143,28 @@ func (s *server) serveRequest() error {
 	case r.upgrade:
 		return s.readUpgrade(st)
 	}
-	return c.readBody(st, body{kind: r.body, left: r.left})
+	return s.mistaken(st, c.readBody(st, body{kind: r.body, left: r.left}))
+}
+
+// mistaken has the receiver answer a mistake, if it does that.
+func (s *server) mistaken(st *stream, err error) error {
+	var m *mistake
+	r, ok := st.r.(Mistaken)
+	if !ok || !errors.As(err, &m) || !st.mayGive(0) || !st.endWith() || !r.OnMistake(m.refusal()) {
+		return err
+	}
+	s.conn.o.Log.Debug("request refused in its body", "status", m.status, "details", m.details, "error", err)
+	st.received()
+	return nil
+}
+
+// endWith has the connection end with the stream, unless its response has begun
+// already.
+func (s *stream) endWith() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.close = s.close || !s.headSent
+	return !s.headSent
 }
 
 // receive sets the receiver, and reports whether there is one. What was sent
@@ -206,8 +235,7 @@ func (s *server) refuse(err error) error {
 	}
 	st := &stream{c: c, close: true, remoteDone: true}
 	s.begin(st)
-	refusal := Refusal{Status: m.status, Details: m.details, Body: m.text(), Err: m}
-	if !st.receive(f.Refuse(st, refusal)) {
+	if !st.receive(f.Refuse(st, m.refusal())) {
 		return m
 	}
 	return nil
