@@ -149,6 +149,7 @@ type TokenBucket struct {
 type RateDescriptor struct {
 	Entries [][2]string
 	Bucket  TokenBucket
+	Shadow  bool // shadow_mode: counted, but not refused
 }
 
 // RateLimit is envoy.config.route.v3.RateLimit: its actions make one descriptor

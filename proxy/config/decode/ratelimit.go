@@ -53,7 +53,7 @@ func (d *decoder) localRate(c *localratev3.LocalRateLimit, place at) *config.Loc
 	seen := map[string]bool{}
 	for i, one := range c.GetDescriptors() {
 		in := place.item("descriptors", i)
-		descriptor := config.RateDescriptor{}
+		descriptor := config.RateDescriptor{Shadow: one.GetShadowMode()}
 		var name []string
 		for _, e := range one.GetEntries() {
 			descriptor.Entries = append(descriptor.Entries, [2]string{e.GetKey(), e.GetValue()})

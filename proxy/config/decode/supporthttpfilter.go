@@ -47,7 +47,7 @@ var httpFilterSupport = map[protoreflect.FullName]fields{
 			"max_dynamic_descriptors enable_retry_after_header",
 		refused: map[string]string{"local_cluster_rate_limit": "every proxy counts for itself"},
 	},
-	"envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor":  {works: "entries token_bucket"},
+	"envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor":  {works: "entries token_bucket shadow_mode"},
 	"envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry": {works: "key value"},
 	"envoy.config.route.v3.RateLimit": {
 		works:   "stage disable_key actions hits_addend",

@@ -17,10 +17,12 @@ type bucket struct {
 	max   float64       // tokens
 	rate  float64       // tokens a second
 	empty atomic.Uint64 // bits of a float64: seconds after made
+	// shadow says that who gets no token may go on.
+	shadow bool
 }
 
-func newBucket(cfg config.TokenBucket) *bucket {
-	b := &bucket{made: time.Now(), max: float64(cfg.Max), rate: float64(cfg.PerFill) / cfg.Interval.Seconds()}
+func newBucket(cfg config.TokenBucket, shadow bool) *bucket {
+	b := &bucket{made: time.Now(), max: float64(cfg.Max), rate: float64(cfg.PerFill) / cfg.Interval.Seconds(), shadow: shadow}
 	b.empty.Store(math.Float64bits(math.Inf(-1)))
 	return b
 }

@@ -52,7 +52,7 @@ func newLimiter(cfg *config.LocalRateLimit) *limiter {
 	if b := cfg.Bucket; b != nil && b.Max == 0 {
 		l.denies = true
 	} else if b != nil {
-		l.usual = newBucket(*b)
+		l.usual = newBucket(*b, false)
 	}
 	keep := int(cfg.MaxDynamic)
 	if keep == 0 {
@@ -60,10 +60,10 @@ func newLimiter(cfg *config.LocalRateLimit) *limiter {
 	}
 	for _, d := range cfg.Descriptors {
 		if slices.ContainsFunc(d.Entries, func(e [2]string) bool { return e[1] == "" }) {
-			l.wild = append(l.wild, &wild{entries: d.Entries, cfg: d.Bucket, keep: keep, made: map[string]*list.Element{}})
+			l.wild = append(l.wild, &wild{entries: d.Entries, cfg: d, keep: keep, made: map[string]*list.Element{}})
 			continue
 		}
-		l.exact[keyOf(d.Entries)] = newBucket(d.Bucket)
+		l.exact[keyOf(d.Entries)] = newBucket(d.Bucket, d.Shadow)
 	}
 	return l
 }
@@ -84,9 +84,18 @@ type match struct {
 	hits uint64
 }
 
+// outcome is what becomes of a request.
+type outcome int
+
+const (
+	allowed outcome = iota
+	refused
+	shadowed // it would be refused, but by a descriptor in shadow mode alone
+)
+
 // allow takes the tokens of a request. The bucket is the one to tell the client
 // of: that which was empty, or the strictest that was asked; nil if none was.
-func (l *limiter) allow(descriptors []descriptor) (bool, *bucket) {
+func (l *limiter) allow(descriptors []descriptor) (outcome, *bucket) {
 	var found []match
 	for _, d := range descriptors {
 		if b := l.of(d.entries); b != nil {
@@ -103,28 +112,31 @@ func (l *limiter) allow(descriptors []descriptor) (bool, *bucket) {
 		}
 		return 0
 	})
-	for _, m := range found {
-		if !m.take(m.hits) {
-			return false, m.bucket
-		}
-	}
 	var told *bucket
-	if len(found) > 0 {
-		if told = found[0].bucket; l.skipDefault {
-			return true, told
+	result := allowed
+	for _, m := range found {
+		switch {
+		case m.take(m.hits):
+			if told == nil {
+				told = m.bucket
+			}
+		case !m.shadow:
+			return refused, m.bucket
+		case result == allowed:
+			result, told = shadowed, m.bucket
 		}
 	}
 	switch {
+	case len(found) > 0 && l.skipDefault:
 	case l.denies:
-		return false, nil
+		return refused, nil
 	case l.usual == nil:
-		return true, told
 	case !l.usual.take(1):
-		return false, l.usual
+		return refused, l.usual
 	case told == nil:
 		told = l.usual
 	}
-	return true, told
+	return result, told
 }
 
 // of is the bucket of a descriptor, nil if it is not limited.
@@ -157,7 +169,7 @@ func keyOf(entries [][2]string) string {
 // has a bucket of its own; those that were not asked for longest go.
 type wild struct {
 	entries [][2]string
-	cfg     config.TokenBucket
+	cfg     config.RateDescriptor
 	keep    int
 
 	mu   sync.Mutex
@@ -183,7 +195,7 @@ func (w *wild) of(key string) *bucket {
 		w.used.MoveToFront(e)
 		return bucketOf(e)
 	}
-	e := w.used.PushFront(&named{key, newBucket(w.cfg)})
+	e := w.used.PushFront(&named{key, newBucket(w.cfg.Bucket, w.cfg.Shadow)})
 	w.made[key] = e
 	if w.used.Len() > w.keep {
 		if last, ok := w.used.Remove(w.used.Back()).(*named); ok {

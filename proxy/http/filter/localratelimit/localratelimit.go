@@ -48,7 +48,7 @@ type rules struct {
 	requestAdd  []edit.Add
 	responseAdd []edit.Add
 
-	enabled, ok, limited, enforced *stats.Counter
+	enabled, ok, limited, enforced, shadowed *stats.Counter
 }
 
 func compile(cfg *config.LocalRateLimit, d filter.Deps) (*rules, error) {
@@ -56,7 +56,7 @@ func compile(cfg *config.LocalRateLimit, d filter.Deps) (*rules, error) {
 	r := &rules{
 		cfg: *cfg, routeMakers: newRouteMakers(d),
 		enabled: scope.Counter("enabled"), ok: scope.Counter("ok"),
-		limited: scope.Counter("rate_limited"), enforced: scope.Counter("enforced"),
+		limited: scope.Counter("rate_limited"), enforced: scope.Counter("enforced"), shadowed: scope.Counter("shadow_mode"),
 	}
 	err := check(cfg)
 	var makersErr, requestErr, responseErr error
@@ -116,15 +116,19 @@ func (f *limited) RequestHead(h *message.Head, _ bool) filter.Action {
 			return filter.Misconfigured(f.s, err)
 		}
 	}
-	allowed, told := r.limiter(info.HTTP.Connection).allow(descriptors)
+	result, told := r.limiter(info.HTTP.Connection).allow(descriptors)
 	if r.cfg.XRateLimitHeaders {
 		f.told = told
 	}
-	if allowed {
+	if result == allowed {
 		r.ok.Inc()
 		return filter.Continue
 	}
 	r.limited.Inc()
+	if result == shadowed {
+		r.shadowed.Inc()
+		return filter.Continue
+	}
 	if !f.s.PPM(r.cfg.EnforcedPPM) {
 		for i := range r.requestAdd {
 			r.requestAdd[i].Apply(h, info)

@@ -89,7 +89,7 @@ func TestRequestsBeyondTheBucketAreRefused(t *testing.T) {
 
 func TestTokensComeBackContinuously(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBucket(config.TokenBucket{Max: 3, PerFill: 2, Interval: time.Second})
+		b := newBucket(config.TokenBucket{Max: 3, PerFill: 2, Interval: time.Second}, false)
 		for range 3 {
 			if !b.take(1) {
 				t.Fatal("the bucket was not full")
@@ -273,22 +273,56 @@ func TestTheStrictestDescriptorRefusesBeforeOthersLoseTokens(t *testing.T) {
 		{Entries: [][2]string{{"b", "1"}}, Bucket: hour},
 	}})
 	a, b := descriptor{[][2]string{{"a", "1"}}, 1}, descriptor{[][2]string{{"b", "1"}}, 1}
-	if ok, told := l.allow([]descriptor{b}); !ok || told != l.exact[keyOf(b.entries)] {
+	if got, told := l.allow([]descriptor{b}); got != allowed || told != l.exact[keyOf(b.entries)] {
 		t.Fatal("b has no token")
 	}
-	if ok, told := l.allow([]descriptor{a, b}); ok || told != l.exact[keyOf(b.entries)] {
+	if got, told := l.allow([]descriptor{a, b}); got != refused || told != l.exact[keyOf(b.entries)] {
 		t.Fatal("b was not asked first")
 	}
-	if ok, _ := l.allow([]descriptor{a}); !ok {
+	if got, _ := l.allow([]descriptor{a}); got != allowed {
 		t.Error("a has lost a token to a request that b refused")
+	}
+}
+
+func TestADescriptorInShadowModeIsOnlyCounted(t *testing.T) {
+	reg := stats.New()
+	f := factory(t, reg, with(limit(4), func(c *config.LocalRateLimit) {
+		c.XRateLimitHeaders = true
+		c.RateLimits = []config.RateLimit{
+			{Actions: []config.RateAction{{Key: "k", Generic: true, Value: "g"}}},
+			{Actions: []config.RateAction{{Key: "w", Header: "x-w"}}},
+		}
+		slow := config.TokenBucket{Max: 1, PerFill: 1, Interval: 200 * time.Second}
+		c.Descriptors = []config.RateDescriptor{
+			{Entries: [][2]string{{"k", "g"}}, Bucket: slow, Shadow: true},
+			{Entries: [][2]string{{"w", "x"}}, Bucket: config.TokenBucket{Max: 1, PerFill: 1, Interval: 100 * time.Second}},
+		}
+	}))
+	var got []string
+	for _, headers := range [][]string{nil, nil, {"x-w", "x"}, {"x-w", "x"}, nil, nil} {
+		s := ask(t, f, nil, headers...)
+		result := "passed"
+		if s.Replied != nil {
+			result = "refused"
+		} else {
+			s.ResponseHead(filtertest.Response(200), true)
+		}
+		got = append(got, result+" by "+s.Down.Head.Value("x-ratelimit-limit"))
+	}
+	if diff := cmp.Diff([]string{"passed by 1", "passed by 1", "passed by 1", "refused by 1", "passed by 1", "refused by 4"}, got); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+	want := map[string]uint64{"enabled": 6, "ok": 1, "rate_limited": 5, "enforced": 2, "shadow_mode": 3}
+	if diff := cmp.Diff(want, filtertest.Counters(t, reg, "rl.http_local_rate_limit.")); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
 	}
 }
 
 func TestValuesOfAWildDescriptorAreForgottenInOrder(t *testing.T) {
 	l := newLimiter(&config.LocalRateLimit{MaxDynamic: 2, Descriptors: []config.RateDescriptor{{Entries: [][2]string{{"a", ""}, {"b", "1"}}, Bucket: hour}}})
 	take := func(v string) bool {
-		ok, _ := l.allow([]descriptor{{[][2]string{{"a", v}, {"b", "1"}}, 1}})
-		return ok
+		got, _ := l.allow([]descriptor{{[][2]string{{"a", v}, {"b", "1"}}, 1}})
+		return got == allowed
 	}
 	var got []bool
 	for _, v := range []string{"x", "y", "x", "z", "x", "y"} { // x was used after y, so z takes y's place
@@ -300,7 +334,7 @@ func TestValuesOfAWildDescriptorAreForgottenInOrder(t *testing.T) {
 	if n := len(l.wild[0].made); n != 2 {
 		t.Errorf("%d buckets, want 2", n)
 	}
-	if ok, told := l.allow([]descriptor{{[][2]string{{"a", "x"}, {"b", "2"}}, 1}}); !ok || told != nil {
+	if got, told := l.allow([]descriptor{{[][2]string{{"a", "x"}, {"b", "2"}}, 1}}); got != allowed || told != nil {
 		t.Error("a descriptor with another fixed value matches")
 	}
 }
@@ -441,7 +475,7 @@ func TestMistakesAreAllReported(t *testing.T) {
 }
 
 func TestConcurrentRequestsTakeEachTokenOnce(t *testing.T) {
-	b := newBucket(config.TokenBucket{Max: 1000, PerFill: 1, Interval: time.Hour})
+	b := newBucket(config.TokenBucket{Max: 1000, PerFill: 1, Interval: time.Hour}, false)
 	taken := make(chan int)
 	for range 4 {
 		go func() {
@@ -476,7 +510,7 @@ func BenchmarkRequestHead(b *testing.B) {
 }
 
 func BenchmarkBucketByAllCores(b *testing.B) {
-	bucket := newBucket(config.TokenBucket{Max: 1 << 31, PerFill: 1 << 31, Interval: time.Second})
+	bucket := newBucket(config.TokenBucket{Max: 1 << 31, PerFill: 1 << 31, Interval: time.Second}, false)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			bucket.take(1)
