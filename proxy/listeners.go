@@ -147,7 +147,7 @@ func (ls *listeners) add(cfg *config.Listener, version string, dynamic bool) err
 	s.stats.lm.added.Inc()
 	ls.serveIfStarted(l)
 	if err := snap.notReady(); err != nil {
-		s.log.Warn("listener refuses its connections until its secrets come", "listener", cfg.Name, "reason", err)
+		s.log.Warn("listener is added before what it needs has come", "listener", cfg.Name, "reason", err)
 	} else {
 		s.log.Info("listener added", "listener", cfg.Name, "address", cfg.Address.String())
 	}

@@ -14,7 +14,10 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3" // what typed_config holds
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3" // what typed_config holds
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -134,6 +137,17 @@ func listenerTo(t *testing.T, name, cluster string) types.Resource {
 		{"@type":"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy","stat_prefix":"x","cluster":%q}}]}]}`, name, cluster)
 }
 
+func httpTo(t *testing.T, name, routes string) types.Resource {
+	return parsed(t, &listenerv3.Listener{}, `{"name":%q,"address":{"socket_address":{"address":"127.0.0.1","port_value":0}},"filter_chains":[{"filters":[{"name":"hcm","typed_config":
+		{"@type":"type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager","stat_prefix":"x",
+		"rds":{"route_config_name":%q,"config_source":{"resource_api_version":"V3","initial_fetch_timeout":"0s","ads":{}}},
+		"http_filters":[{"name":"router","typed_config":{"@type":"type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}}]}]}`, name, routes)
+}
+
+func routesTo(t *testing.T, name, cluster string) types.Resource {
+	return parsed(t, &routev3.RouteConfiguration{}, `{"name":%q,"virtual_hosts":[{"name":"v","domains":["*"],"routes":[{"match":{"prefix":"/"},"route":{"cluster":%q}}]}]}`, name, cluster)
+}
+
 // Both proxies ask a control plane for the same, and come to the same state.
 func TestBothAskTheControlPlaneForTheSame(t *testing.T) {
 	a, b := says(t, "a"), says(t, "b")
@@ -163,6 +177,19 @@ func TestBothAskTheControlPlaneForTheSame(t *testing.T) {
 				p.plane.Set(t, all(
 					list(edsOf(t, "c"), edsOf(t, "e")), list(endpointsOf(t, "c", b), endpointsOf(t, "e", a)), list(listenerTo(t, "l", "e"))))
 				settled("another cluster", func() bool { return p.hears("l") == "a" })
+				next := all(
+					list(edsOf(t, "c"), edsOf(t, "e")), list(endpointsOf(t, "c", b), endpointsOf(t, "e", a)), list(listenerTo(t, "l", "e"), httpTo(t, "h", "one")))
+				next[xds.RouteType] = list(routesTo(t, "one", "e"))
+				p.plane.Set(t, next)
+				settled("routes", func() bool { return len(p.plane.Requests()) > 0 && p.plane.Sent(xds.RouteType) > 0 })
+				next[xds.ListenerType] = list(listenerTo(t, "l", "e"), httpTo(t, "h", "two"))
+				next[xds.RouteType] = list(routesTo(t, "one", "e"), routesTo(t, "two", "c"))
+				p.plane.Set(t, next)
+				settled("other routes, and the end of the old listener", func() bool {
+					return slices.ContainsFunc(p.plane.Requests(), func(r xdstest.Request) bool {
+						return r.Type == "RouteConfiguration" && (slices.Equal(r.Names, []string{"two"}) && api == "GRPC" || slices.Equal(r.Names, []string{"-one"}))
+					})
+				})
 				asked[k] = p.plane.Requests()
 				// Envoy answers a server that repeats what was refused at once,
 				// thousands of times a second: no comparison beyond here.
@@ -182,11 +209,23 @@ func TestBothAskTheControlPlaneForTheSame(t *testing.T) {
 }
 
 // summary is one line a request, sorted: Envoy answers an update of clusters when
-// their endpoints have come, outrider at once.
+// their endpoints have come, outrider at once. Of routes it is what is asked for at
+// first and in the end: Envoy keeps a listener without connections for the drain
+// time, outrider does not.
 func summary(all []xdstest.Request) []string {
-	out := make([]string, len(all))
-	for i, r := range all {
-		out[i] = fmt.Sprintf("%s names=%v have=%v version=%q answer=%t refused=%t node=%t", r.Type, r.Names, r.Have, r.Version, r.Answer, r.Refused, r.Node)
+	var out []string
+	var routes []string
+	for _, r := range all {
+		line := fmt.Sprintf("%s names=%v have=%v version=%q answer=%t refused=%t node=%t", r.Type, r.Names, r.Have, r.Version, r.Answer, r.Refused, r.Node)
+		switch {
+		case r.Type != "RouteConfiguration":
+			out = append(out, line)
+		case len(r.Names) > 0: // else it is an incremental acknowledgement
+			routes = append(routes, line)
+		}
+	}
+	if len(routes) > 0 {
+		out = append(out, routes[0], routes[len(routes)-1])
 	}
 	slices.Sort(out)
 	return out
