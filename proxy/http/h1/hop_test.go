@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -118,4 +119,59 @@ func writeRequest(w *bufio.Writer, i int, body []byte, chunked bool) {
 		body = body[n:]
 	}
 	fmt.Fprintf(w, "0\r\nT: %d\r\n\r\n", i)
+}
+
+// moody is a mirror that resets some of its requests.
+type moody struct {
+	mu  sync.Mutex
+	rnd *rand.Rand // guarded by mu
+}
+
+func (m *moody) Idle() {}
+func (m *moody) Request(s codec.Sender) codec.Receiver {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &moodyStream{mirrored: mirrored{s: s}, calls: m.rnd.IntN(12), reason: codec.Reason(m.rnd.IntN(3))}
+}
+
+type moodyStream struct {
+	mirrored
+	calls  int // until it resets
+	reason codec.Reason
+}
+
+func (m *moodyStream) OnData(p []byte, end bool) {
+	if m.calls--; m.calls == 0 {
+		m.s.Reset(m.reason)
+		return
+	}
+	m.mirrored.OnData(p, end)
+}
+
+// However a connection ends, everything on both sides of the hop ends.
+func TestHopEndsInAnyCase(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 7))
+	for i := range 150 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			o := Options{BufferLimit: 1 << (10 + rnd.IntN(10)), CloseDelay: time.Millisecond}
+			nc := startHop(t, &moody{rnd: rand.New(rand.NewPCG(uint64(i), 2))}, o).(*net.TCPConn)
+			_ = nc.SetDeadline(time.Now().Add(time.Duration(1+rnd.IntN(20)) * time.Millisecond))
+			body, linger, half := randomBody(rnd), rnd.IntN(2) == 0, rnd.IntN(2) == 0
+			go func() {
+				w := bufio.NewWriter(nc)
+				for k := range 5 {
+					writeRequest(w, k, body, k%2 == 0)
+				}
+				_ = w.Flush()
+				if half {
+					_ = nc.CloseWrite()
+				}
+			}()
+			_, _ = io.Copy(io.Discard, nc)
+			if linger {
+				_ = nc.SetLinger(0)
+			}
+			_ = nc.Close() // the cleanup waits for all
+		})
+	}
 }
