@@ -1,6 +1,8 @@
 package accesslog
 
 import (
+	"strings"
+
 	"outrider/proxy/flow"
 	"outrider/proxy/http/message"
 )
@@ -18,25 +20,11 @@ func addCounts(all map[string]spec) {
 		connection func(*flow.Info) uint64
 		request    func(*flow.HTTP) uint64
 	}{
-		"DOWNSTREAM_WIRE_BYTES_RECEIVED": {func(i *flow.Info) uint64 { return i.Received.Load() }, func(h *flow.HTTP) uint64 { return h.DownstreamWireReceived }},
-		"DOWNSTREAM_WIRE_BYTES_SENT":     {func(i *flow.Info) uint64 { return i.Sent.Load() }, func(h *flow.HTTP) uint64 { return h.DownstreamWireSent }},
-		"UPSTREAM_WIRE_BYTES_RECEIVED":   {func(i *flow.Info) uint64 { return i.UpstreamReceived.Load() }, func(h *flow.HTTP) uint64 { return h.UpstreamWireReceived }},
-		"UPSTREAM_WIRE_BYTES_SENT":       {func(i *flow.Info) uint64 { return i.UpstreamSent.Load() }, func(h *flow.HTTP) uint64 { return h.UpstreamWireSent }},
 		"UPSTREAM_REQUEST_ATTEMPT_COUNT": {func(i *flow.Info) uint64 { return uint64(max(i.UpstreamAttempts, 0)) }, func(h *flow.HTTP) uint64 { return uint64(max(h.Attempts, 0)) }},
-
-		"RESPONSE_CODE":           {zero, func(h *flow.HTTP) uint64 { return uint64(max(h.Status, 0)) }},
-		"REQUEST_HEADERS_BYTES":   {zero, func(h *flow.HTTP) uint64 { return headBytes(h.Request) }},
-		"RESPONSE_HEADERS_BYTES":  {zero, func(h *flow.HTTP) uint64 { return headBytes(h.Response) }},
-		"RESPONSE_TRAILERS_BYTES": {zero, func(h *flow.HTTP) uint64 { return uint64(h.ResponseTrailers.Size()) }},
-
-		"DOWNSTREAM_HEADER_BYTES_RECEIVED":              {zero, downstreamHeadReceived},
-		"DOWNSTREAM_HEADER_BYTES_SENT":                  {zero, downstreamHeadSent},
-		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": {zero, downstreamHeadReceived},
-		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":     {zero, downstreamHeadSent},
-		"UPSTREAM_HEADER_BYTES_RECEIVED":                {zero, upstreamHeadReceived},
-		"UPSTREAM_HEADER_BYTES_SENT":                    {zero, upstreamHeadSent},
-		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   {zero, upstreamHeadReceived},
-		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":       {zero, upstreamHeadSent},
+		"RESPONSE_CODE":                  {zero, func(h *flow.HTTP) uint64 { return uint64(max(h.Status, 0)) }},
+		"REQUEST_HEADERS_BYTES":          {zero, func(h *flow.HTTP) uint64 { return headBytes(h.Request) }},
+		"RESPONSE_HEADERS_BYTES":         {zero, func(h *flow.HTTP) uint64 { return headBytes(h.Response) }},
+		"RESPONSE_TRAILERS_BYTES":        {zero, func(h *flow.HTTP) uint64 { return uint64(h.ResponseTrailers.Size()) }},
 
 		"BYTES_RETRANSMITTED":   {zero, zeroOf}, // of QUIC
 		"PACKETS_RETRANSMITTED": {zero, zeroOf},
@@ -48,12 +36,46 @@ func addCounts(all map[string]spec) {
 			return c.connection(i)
 		})
 	}
+	addWire(all)
 	all["UPSTREAM_CONNECTION_ID"] = plain(number(func(e *entry) (uint64, bool) {
 		if e.info.HTTP == nil {
 			return 0, false
 		}
 		return e.info.HTTP.UpstreamConnID, true
 	}))
+}
+
+// addWire has the bytes on the wire. Of a request, nothing where there must have
+// been some says that nobody has counted them.
+func addWire(all map[string]spec) {
+	for name, c := range map[string]struct {
+		connection func(*flow.Info) uint64
+		request    func(*flow.HTTP) uint64
+	}{
+		"DOWNSTREAM_WIRE_BYTES_RECEIVED": {func(i *flow.Info) uint64 { return i.Received.Load() }, func(h *flow.HTTP) uint64 { return h.DownstreamWireReceived }},
+		"DOWNSTREAM_WIRE_BYTES_SENT":     {func(i *flow.Info) uint64 { return i.Sent.Load() }, func(h *flow.HTTP) uint64 { return h.DownstreamWireSent }},
+		"UPSTREAM_WIRE_BYTES_RECEIVED":   {func(i *flow.Info) uint64 { return i.UpstreamReceived.Load() }, func(h *flow.HTTP) uint64 { return h.UpstreamWireReceived }},
+		"UPSTREAM_WIRE_BYTES_SENT":       {func(i *flow.Info) uint64 { return i.UpstreamSent.Load() }, func(h *flow.HTTP) uint64 { return h.UpstreamWireSent }},
+
+		"DOWNSTREAM_HEADER_BYTES_RECEIVED":              {zero, downstreamHeadReceived},
+		"DOWNSTREAM_HEADER_BYTES_SENT":                  {zero, downstreamHeadSent},
+		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": {zero, downstreamHeadReceived},
+		"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":     {zero, downstreamHeadSent},
+		"UPSTREAM_HEADER_BYTES_RECEIVED":                {zero, upstreamHeadReceived},
+		"UPSTREAM_HEADER_BYTES_SENT":                    {zero, upstreamHeadSent},
+		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   {zero, upstreamHeadReceived},
+		"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":       {zero, upstreamHeadSent},
+	} {
+		upstream := strings.HasPrefix(name, "UPSTREAM_")
+		all[name] = plain(number(func(e *entry) (uint64, bool) {
+			h := e.info.HTTP
+			if h == nil {
+				return c.connection(e.info), true
+			}
+			n := c.request(h)
+			return n, n > 0 || upstream && h.Upstream == 0
+		}))
+	}
 }
 
 func zero(*flow.Info) uint64 { return 0 }

@@ -103,7 +103,7 @@ func TestAFormatThatEnvoyRefusesIsRefusedByName(t *testing.T) {
 		"PATH(x)", "PATH(NQ:x)", "QUERY_PARAM", "QUERY_PARAMS(RAW)", "COALESCE", "COALESCE({})",
 		`COALESCE({"operators":["NOPE"]})`, "HOSTNAME:2", "EMIT_TIME(%n)", "DOWNSTREAM_PEER_CERT_V_START(%n)",
 		// Envoy has these, and could fill them.
-		"CEL(connection.id)", "UPSTREAM_CONNECTION_IDS_ATTEMPTED", "OUTRIDER_UPSTREAM_CLOSE(X)", "DOWNSTREAM_CX_RTT", "METADATA(LISTENER:a)",
+		"CEL(connection.id)", "UPSTREAM_CONNECTION_IDS_ATTEMPTED", "OUTRIDER_UPSTREAM_CLOSE(X)", "DOWNSTREAM_CX_RTT", "METADATA(LISTENER:a)", "METADATA(VIRTUAL_HOST:a)",
 	} {
 		name, _, _ := strings.Cut(op, "(")
 		name, _, _ = strings.Cut(name, ":")

@@ -38,9 +38,7 @@ func addLookups(all map[string]spec) {
 			return metadataOf(host)(rest)
 		case "ROUTE":
 			return metadataOf(ofRequestMetadata(func(h *flow.HTTP) metadata { return h.RouteMetadata }))(rest)
-		case "VIRTUAL_HOST":
-			return metadataOf(ofRequestMetadata(func(h *flow.HTTP) metadata { return h.HostMetadata }))(rest)
-		case "LISTENER", "LISTENER_FILTER_CHAIN":
+		case "VIRTUAL_HOST", "LISTENER", "LISTENER_FILTER_CHAIN":
 			return operator{}, fmt.Errorf("metadata of a %s is not kept", kind)
 		}
 		return operator{}, fmt.Errorf("%q is no kind of metadata", kind)

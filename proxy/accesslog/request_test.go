@@ -76,7 +76,7 @@ func requestOf(t testing.TB, g golden) *flow.Info {
 	i.HTTP = &flow.HTTP{
 		Protocol: codec.HTTP11, Upstream: codec.HTTP11, Details: "via_upstream", Status: int(g.number("RESPONSE_CODE")),
 		Request: message.NewHead(), Response: message.NewHead(), Attempts: 1,
-		UpstreamConnID: uint64(g.number("UPSTREAM_CONNECTION_ID")), HostMetadata: structsOf(t, "vm", "k", "vv"),
+		UpstreamConnID:   uint64(g.number("UPSTREAM_CONNECTION_ID")),
 		LastDownstreamRx: after("DS_RX_END"), FirstUpstreamTx: after("US_TX_BEG"), LastUpstreamTx: after("US_TX_END"),
 		FirstUpstreamRx: after("US_RX_BEG"), FirstUpstreamBodyRx: after("US_RX_BODY_BEG"), LastUpstreamRx: after("US_RX_END"),
 		FirstDownstreamTx: after("DS_TX_BEG"), LastDownstreamTx: after("DS_TX_END"),

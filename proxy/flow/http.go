@@ -45,9 +45,8 @@ type HTTP struct {
 	HealthCheck    bool // the request was answered as a health check
 	// Attempts are how many times the request was sent or tried to.
 	Attempts int
-	// RouteMetadata and HostMetadata are the metadata of the route and of its
-	// virtual host, by namespace; nil if none.
-	RouteMetadata, HostMetadata map[string]*structpb.Struct
+	// RouteMetadata is the metadata of the route, by namespace; nil if none.
+	RouteMetadata map[string]*structpb.Struct
 	// UpstreamFailure is who closed the upstream connection of the last failed
 	// attempt, with what it had done before; nil if that is not why.
 	UpstreamFailure *codec.End

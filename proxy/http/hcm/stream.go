@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"outrider/proxy/flow"
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
@@ -315,6 +317,11 @@ func (s *stream) noteRoute() {
 	}
 	if s.found.Route != nil {
 		s.http.RouteName, s.info.Route = s.found.Route.Name, s.found.Route.Name
+		if m, ok := s.found.Route.Metadata.(interface {
+			GetFilterMetadata() map[string]*structpb.Struct
+		}); ok {
+			s.http.RouteMetadata = m.GetFilterMetadata()
+		}
 	}
 	if s.found.Cluster != "" && s.m.deps.Clusters.Get(s.found.Cluster) != nil {
 		s.info.UpstreamCluster = s.found.Cluster
