@@ -267,6 +267,7 @@ func adminHost(h cluster.HostDescription) admin.Host {
 		PendingRemoval: h.Failed.PendingDynamicRemoval, PendingActiveHC: h.Failed.PendingActiveHC,
 		ExcludedByHC: h.Failed.ExcludedViaImmediateHCFail, HCTimeout: h.Failed.ActiveHCTimeout,
 		CxActive: h.CxActive, CxConnectFail: h.CxConnectFail, CxTotal: h.CxTotal, RqActive: h.RqActive, RqTotal: h.RqTotal,
+		RqSuccess: h.RqSuccess, RqError: h.RqError, RqTimeout: h.RqTimeout,
 		SuccessRate: h.SuccessRate, LocalOriginSuccessRate: h.LocalOriginSuccessRate,
 	}
 }

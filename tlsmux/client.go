@@ -21,6 +21,8 @@ type ClientOptions struct {
 	Host string
 	// ALPN replaces the context's protocols if it is not nil.
 	ALPN []string
+	// ServerName replaces the context's sni if it is not "" (auto_sni).
+	ServerName string
 }
 
 // NewClient makes a client whose secrets come from store. It needs none of
@@ -40,6 +42,9 @@ func (c *Client) Secrets() []*certs.Handle { return c.secrets.all() }
 
 // SNI is the server name that goes out to an endpoint.
 func (c *Client) SNI(o ClientOptions) string {
+	if o.ServerName != "" {
+		return o.ServerName
+	}
 	if c.cfg.AutoHostSNI && o.Host != "" {
 		return o.Host
 	}

@@ -187,7 +187,7 @@ func (c *Cluster) open(ctx context.Context, spec *hostSpec, req *Request) (relay
 			return nil, nil, flow.StageConnect, err
 		}
 	}
-	rc, state, err := spec.socket.handshake(ctx, raw, spec.hostname, req.ALPN)
+	rc, state, err := spec.socket.handshake(ctx, raw, tlsmux.ClientOptions{Host: spec.hostname, ALPN: req.ALPN, ServerName: req.ServerName})
 	if err != nil {
 		raw.Close()
 	}

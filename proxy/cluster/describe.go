@@ -50,8 +50,9 @@ type HostDescription struct {
 	Failed      FailedChecks
 
 	CxActive, CxConnectFail, CxTotal uint64
-	// The request counts of a TCP connection: one request each, neither an error
-	// nor a success in HTTP terms.
+	// The request counts; a TCP connection is one request, neither an error nor
+	// a success in HTTP terms.
+	RqSuccess, RqError, RqTimeout       uint64
 	RqActive, RqTotal                   uint64
 	SuccessRate, LocalOriginSuccessRate float64 // -1: none
 }
@@ -115,9 +116,10 @@ func (h *Host) describe() HostDescription {
 		Address: flowAddr(s.address), Hostname: s.hostname, Locality: s.locality.Locality,
 		Weight: max(1, s.endpoint.Weight), Priority: s.priority(), Health: h.Health(), HealthFlags: h.Flags(),
 		EDSStatus: s.endpoint.Health, Metadata: s.endpoint.Metadata, LocalityWeight: s.locality.Weight,
-		Canary:   s.endpoint.Metadata["envoy.lb"].GetFields()["canary"].GetBoolValue(),
+		Canary:   h.canary(),
 		CxActive: uint64(max(0, h.count.cxActive.Load())), CxConnectFail: h.count.cxConnectFail.Load(), CxTotal: h.count.cxTotal.Load(),
 		RqActive: uint64(max(0, h.count.rqActive.Load())), RqTotal: h.count.rqTotal.Load(),
+		RqSuccess: h.count.rqSuccess.Load(), RqError: h.count.rqError.Load(), RqTimeout: h.count.rqTimeout.Load(),
 		SuccessRate: h.eject.external.show(), LocalOriginSuccessRate: h.eject.local.show(),
 	}
 	for _, a := range s.additional {

@@ -12,6 +12,7 @@ import (
 	"outrider/proxy/cluster/health"
 	"outrider/proxy/config"
 	"outrider/proxy/stats"
+	"outrider/tlsmux"
 )
 
 // healthChecks are the active health checks of a cluster: one session for each
@@ -319,7 +320,7 @@ func (s *session) dial(ctx context.Context) (net.Conn, error) {
 			return nil, err
 		}
 	}
-	conn, _, err := socket.handshake(ctx, raw, spec.hostname, s.hc.cfg.TLSALPN)
+	conn, _, err := socket.handshake(ctx, raw, tlsmux.ClientOptions{Host: spec.hostname, ALPN: s.hc.cfg.TLSALPN})
 	if err != nil {
 		raw.Close()
 		return nil, err

@@ -134,6 +134,9 @@ func (h *Host) Metadata() map[string]*structpb.Struct { return h.spec.Load().end
 // String is the address.
 func (h *Host) String() string { return h.Address().String() }
 
+// canary says that the endpoint's metadata call it one (Envoy: envoy.lb).
+func (h *Host) canary() bool { return h.Metadata()["envoy.lb"].GetFields()["canary"].GetBoolValue() }
+
 func (h *Host) setEDSHealth(status config.HealthStatus) bool {
 	want := hostFlag(0)
 	switch status {

@@ -23,6 +23,13 @@ type Request struct {
 	Tried []*Host
 	// ALPN, if not nil, replaces the ALPN protocols of the transport socket.
 	ALPN []string
+	// ServerName, if not "", replaces the server name that TLS asks for
+	// (auto_sni).
+	ServerName string
+	// Attempts is how many other choices may be made to avoid Tried; 0 is 3.
+	Attempts uint32
+	// NoCanary prefers hosts that are no canaries (omit_canary_hosts).
+	NoCanary bool
 
 	// requests says that the connection is for requests, which are counted by
 	// themselves; high is their priority.
@@ -57,9 +64,13 @@ func (c *Cluster) pick(req *Request, peek bool) choice {
 		in.Hash = c.opts.Rand()
 	}
 	var got choice
-	for ; in.Attempt <= retries; in.Attempt++ {
+	again := uint32(retries)
+	if req.Attempts > 0 {
+		again = req.Attempts
+	}
+	for ; in.Attempt <= again; in.Attempt++ {
 		got = c.pickOnce(s, in)
-		if got.host == nil || !slices.Contains(req.Tried, got.host) {
+		if got.host == nil || !slices.Contains(req.Tried, got.host) && !(req.NoCanary && got.host.canary()) {
 			break
 		}
 	}

@@ -27,7 +27,9 @@ type socket struct {
 func (c *Cluster) newSocket(match string, cfg config.TransportSocket) (*socket, error) {
 	s := &socket{match: match, cfg: cfg, tls: cfg.TLS != nil}
 	if s.tls {
-		s.client = tlsmux.NewClient(cfg.TLS, c.opts.Secrets)
+		context := *cfg.TLS
+		context.AutoSNISANValidation = context.AutoSNISANValidation || c.cfg.HTTP.AutoSANValidation
+		s.client = tlsmux.NewClient(&context, c.opts.Secrets)
 	}
 	var err error
 	if s.header, err = c.newProxyHeader(cfg.ProxyProtocol); err != nil {
@@ -88,13 +90,12 @@ func (c *Cluster) Ready() bool {
 	return true
 }
 
-// handshake puts the transport socket on raw. hostname is the endpoint's; ALPN,
-// if not nil, replaces the configured protocols.
-func (s *socket) handshake(ctx context.Context, raw net.Conn, hostname string, alpn []string) (relay.Conn, *tlsmux.State, error) {
+// handshake puts the transport socket on raw.
+func (s *socket) handshake(ctx context.Context, raw net.Conn, o tlsmux.ClientOptions) (relay.Conn, *tlsmux.State, error) {
 	if !s.tls {
 		return relay.Plain(raw), nil, nil
 	}
-	conn, err := s.client.Handshake(ctx, raw, tlsmux.ClientOptions{Host: hostname, ALPN: alpn})
+	conn, err := s.client.Handshake(ctx, raw, o)
 	if err != nil {
 		return nil, nil, err
 	}

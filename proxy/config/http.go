@@ -166,9 +166,6 @@ type UpgradeConfig struct {
 	Type    string // lower case: websocket, connect
 	Enabled bool
 	Filters []*HTTPFilter // nil: the manager's
-	// ConnectTerminate is RouteAction's connect_config: the body is TCP
-	// payload for the cluster.
-	ConnectTerminate, ConnectProxyProtocol, AllowPost bool
 }
 
 // LocalReplyConfig is LocalReplyConfig: mappers in order, then the format.
@@ -410,8 +407,7 @@ type RetryPolicy struct {
 	RateLimitedMax     time.Duration // default 300 s
 	PreviousHosts      bool          // retry_host_predicate previous_hosts
 	OmitCanary         bool
-	HostAttempts       int    // host_selection_retry_max_attempts, default 1
-	PreviousPriorities uint32 // update_frequency of retry_priority; 0 none
+	HostAttempts       int // host_selection_retry_max_attempts, default 1
 }
 
 // ResetHeader is RetryPolicy.ResetHeader.

@@ -114,6 +114,9 @@ func (a *attempt) head(h *message.Head) {
 	if v := s.found.VirtualHost; v != nil && v.IncludeAttempts {
 		h.Fields.Set("x-envoy-attempt-count", strconv.Itoa(a.number))
 	}
+	if v := s.found.VirtualHost; v != nil && v.TimeoutHeader && s.router.timedOutBefore {
+		h.Fields.Set("x-envoy-is-timeout-retry", "true")
+	}
 	if s.found.Route.Action.AutoHostRewrite {
 		if name := a.conn.Host().Hostname(); name != "" {
 			s.found.RewriteHost(h, name)
@@ -178,7 +181,7 @@ func (a *attempt) OnHead(h *message.Head, end bool) {
 		h.Release()
 		return
 	}
-	s.router.cluster.CountCode(h.Status, s.isInternal(), false)
+	s.countUpstream(h.Status)
 	s.router.answered(a, h, now)
 	if end {
 		a.done(now)
@@ -365,7 +368,7 @@ func (s *stream) noteHost(h *cluster.Host, err error) {
 
 // countUpstream counts an answer of ours in the upstream's place.
 func (s *stream) countUpstream(status int) {
-	if c := s.router.cluster; c != nil {
+	if c := s.router.cluster; c != nil && !s.m.router.NoDynamicStats {
 		c.CountCode(status, s.isInternal(), false)
 	}
 }

@@ -15,6 +15,7 @@ const (
 	tryDeadline                      // per_try_timeout
 	tryIdleDeadline                  // per_try_idle_timeout
 	retryDeadline                    // the back-off before the next attempt
+	logDeadline                      // access_log_flush_interval
 	deadlines
 )
 
@@ -42,6 +43,9 @@ func (c *clock) start() {
 	c.setIdle(cfg.StreamIdleTimeout)
 	if d := cfg.RequestTimeout; d > 0 && !c.s.requestEnd {
 		c.set(requestDeadline, c.touched.Add(d))
+	}
+	if d := cfg.LogInterval; d > 0 {
+		c.set(logDeadline, c.touched.Add(d))
 	}
 	if d := cfg.Common.MaxStreamTime; d > 0 {
 		c.set(durationDeadline, c.s.info.Start.Add(d))

@@ -71,15 +71,17 @@ type Manager struct {
 	filters []factory
 	router  *config.HTTPRouter
 	// upgrades are the upgrades' own filters, by type.
-	upgrades map[string][]factory
-	routes   atomic.Pointer[route.Table]
-	stats    *managerStats
-	logs     []filter.AccessLogger
-	upLogs   []filter.AccessLogger
-	replies  *localReplies
-	h1       h1.Options
-	h2       h2.Options
-	cancel   func() // of the subscription
+	upgrades  map[string][]factory
+	routes    atomic.Pointer[route.Table]
+	stats     *managerStats
+	logs      []filter.AccessLogger
+	upLogs    []filter.AccessLogger
+	replies   *localReplies
+	bodies    bodies
+	mutations filter.Attached[config.MirrorPolicy, compiledMutations]
+	h1        h1.Options
+	h2        h2.Options
+	cancel    func() // of the subscription
 
 	runners []filter.Runner
 	stop    context.CancelFunc // of the runners

@@ -9,6 +9,7 @@ import (
 	"outrider/proxy/cluster"
 	"outrider/proxy/config"
 	"outrider/proxy/http/codec"
+	"outrider/proxy/http/edit"
 	"outrider/proxy/http/message"
 	"outrider/proxy/http/pool"
 )
@@ -50,6 +51,13 @@ func (r *router) shadowChoice() cluster.Request {
 // shadowHead is the copy's head: the host says that it is one.
 func (r *router) shadowHead(p *config.MirrorPolicy) *message.Head {
 	h := r.s.http.Request.Clone()
+	c := r.s.m.mutations.Of(p, func() compiledMutations {
+		m, err := edit.Compile(p.Mutations, r.s.m.deps.Format)
+		return compiledMutations{m, err}
+	})
+	if c.err == nil { // what the decoder has let through compiles
+		c.list.Apply(h, r.s.info)
+	}
 	switch {
 	case p.HostRewrite != "":
 		h.Authority = p.HostRewrite
@@ -57,6 +65,12 @@ func (r *router) shadowHead(p *config.MirrorPolicy) *message.Head {
 		h.Authority = shadowHost(h.Authority)
 	}
 	return h
+}
+
+// compiledMutations are a policy's request_headers_mutations.
+type compiledMutations struct {
+	list edit.Mutations
+	err  error
 }
 
 // shadowHost is the host with -shadow after it, before the port.

@@ -20,7 +20,7 @@ func (s *stream) prepare(h *message.Head) bool {
 		s.reply(*r)
 		return false
 	}
-	s.upgrade = upgradeOf(h)
+	s.upgrade = s.m.upgradeOf(h)
 	s.stripHost(h)
 	if !s.normalize(h) {
 		return false
@@ -65,13 +65,18 @@ func (s *stream) underscores(h *message.Head) *filter.Reply {
 }
 
 // upgradeOf is the type of the upgrade that a request asks for, "" if none.
-func upgradeOf(h *message.Head) string {
+func (m *Manager) upgradeOf(h *message.Head) string {
 	if h.Method == "CONNECT" {
 		return "connect"
 	}
 	up, ok := h.Fields.Get("upgrade")
 	if !ok || !hasToken(h.Fields.Value("connection"), "upgrade") {
 		return ""
+	}
+	for _, ignored := range m.cfg.HTTP1.IgnoreUpgrades {
+		if ignored.Match(up) {
+			return ""
+		}
 	}
 	return strings.ToLower(up)
 }

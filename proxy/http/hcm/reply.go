@@ -20,6 +20,7 @@ func (s *stream) reply(r filter.Reply) {
 		return
 	}
 	s.info.Flags.Set(r.Flags)
+	s.closing = s.closing || r.Status == 413 // there is more to come, which nobody wants
 	s.http.Details = strings.ReplaceAll(r.Details, " ", "_")
 	if s.begun {
 		s.down.Reset(codec.InternalError)
@@ -147,7 +148,6 @@ func (s *stream) tooLarge(response bool) {
 		return
 	}
 	s.m.stats.tooLarge.Inc()
-	s.closing = true
 	s.reply(filter.Reply{Status: 413, Body: "Payload Too Large", Details: "request_payload_too_large"})
 }
 
@@ -228,6 +228,28 @@ func newBodyFormat(cfg *config.BodyFormat, d Deps) (*bodyFormat, error) {
 		}
 	}
 	return out, nil
+}
+
+// bodies are the body_formats of direct responses, each compiled once.
+type bodies struct {
+	made filter.Attached[config.BodyFormat, compiledBody]
+}
+
+type compiledBody struct {
+	text        func(*flow.Info) string
+	contentType string
+	err         error
+}
+
+func (b *bodies) of(cfg *config.BodyFormat, d Deps) (compiledBody, error) {
+	c := b.made.Of(cfg, func() compiledBody {
+		f, err := newBodyFormat(cfg, d)
+		if err != nil {
+			return compiledBody{err: err}
+		}
+		return compiledBody{text: f.text, contentType: f.contentType}
+	})
+	return c, c.err
 }
 
 // change applies the first mapper that takes the answer, then the format.

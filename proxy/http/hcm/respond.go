@@ -18,6 +18,9 @@ func (s *stream) sendHead(end bool) {
 	s.http.ResponseHeadBytes = headSize(h)
 	s.http.FirstDownstreamTx = s.clock.touchNow()
 	s.down.SendHead(h, end)
+	if s.upgrade != "" && s.m.cfg.LogOnTunnel && (h.Status == 101 || s.upgrade == "connect" && h.Status/100 == 2) {
+		s.m.logAll(s, "DownstreamTunnelSuccessfullyEstablished")
+	}
 	if end {
 		s.responseDone(s.http.FirstDownstreamTx)
 	}
@@ -83,6 +86,9 @@ func (s *stream) responseDone(now time.Time) {
 	}
 	if s.unsent > 0 {
 		s.flushing = true
+		if s.found != nil && s.found.Route != nil && s.found.Route.Action != nil && s.found.Route.Action.FlushTimeout != nil {
+			s.clock.setIdle(*s.found.Route.Action.FlushTimeout)
+		}
 		return
 	}
 	s.finish()

@@ -300,6 +300,7 @@ func (r *router) tryTimeout(what string) {
 	}
 	r.cluster.PerTryTimeout()
 	a.outcome(cluster.Timeout)
+	r.timedOutBefore = true
 	f := failure{reason: "local reset", flags: flow.UpstreamRequestTimeout, outcome: cluster.Timeout}
 	if !r.s.begun && !a.headSeen && r.retryFailure(a, f) {
 		r.current = nil

@@ -1,6 +1,7 @@
 package hcm
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/message"
+	"outrider/proxy/http/pathnorm"
 	"outrider/proxy/http/route"
 )
 
@@ -23,15 +25,16 @@ type router struct {
 	tried   []*cluster.Host
 	number  int // of attempts begun
 
-	retry     *retryState // nil: none
-	timeout   time.Duration
-	perTry    time.Duration
-	perTryIdl time.Duration
-	hash      uint64
-	hasHash   bool
-	cookie    string          // to set, for the hash
-	redirects uint32          // internal redirects followed
-	previous  []*config.Route // where they came from
+	retry          *retryState // nil: none
+	timeout        time.Duration
+	perTry         time.Duration
+	perTryIdl      time.Duration
+	hash           uint64
+	hasHash        bool
+	cookie         string          // to set, for the hash
+	timedOutBefore bool            // the attempt before had its own timeout
+	redirects      uint32          // internal redirects followed
+	previous       []*config.Route // where they came from
 
 	// body is what has come of the request's body and is not, or not for the
 	// last time, on its way: until there is a connection, and for further
@@ -70,8 +73,39 @@ func (s *stream) routeHead(end bool) {
 		s.reply(filter.Reply{Status: status, Details: "cluster_not_found", Flags: flow.NoClusterFound})
 		return
 	}
+	if name := s.notStrict(); name != "" {
+		s.reply(filter.Reply{
+			Status: 400, Details: "request_headers_failed_strict_check", Flags: flow.InvalidEnvoyRequestHeaders,
+			Body: "invalid header '" + name + "' with value '" + s.http.Request.Fields.Value(name) + "'",
+		})
+		return
+	}
 	r.prepare(m)
 	r.begin()
+}
+
+// notStrict is the first field of strict_check_headers whose value is none, ""
+// if all are right.
+func (s *stream) notStrict() string {
+	for _, name := range s.m.router.StrictCheckHeaders {
+		v, ok := s.http.Request.Fields.Get(name)
+		if !ok {
+			continue
+		}
+		switch name {
+		case "x-envoy-retry-on", "x-envoy-retry-grpc-on":
+			for part := range strings.SplitSeq(v, ",") {
+				if retryNames[strings.TrimSpace(part)] == 0 {
+					return name
+				}
+			}
+		default:
+			if _, err := strconv.ParseUint(v, 10, 64); err != nil {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // answers answers what needs no upstream: redirects and direct responses.
@@ -91,9 +125,16 @@ func (r *router) answers(m *route.Match) bool {
 	d := m.Route.Direct
 	s.m.stats.direct.Inc()
 	reply := filter.Reply{Status: d.Status, Body: string(d.Body), Details: "direct_response"}
+	if d.Format != nil {
+		s.http.Status, s.http.LocalReplyBody = d.Status, reply.Body
+		if f, err := s.m.bodies.of(d.Format, s.m.deps); err == nil {
+			reply.Body = f.text(s.info)
+			reply.Fields = append(reply.Fields, message.Field{Name: "content-type", Value: f.contentType})
+		}
+	}
 	if d.Status == 201 || d.Status >= 300 && d.Status < 400 {
 		h := s.http.Request
-		reply.Fields = message.Fields{{Name: "location", Value: h.Scheme + "://" + h.Authority + h.Path}}
+		reply.Fields = append(reply.Fields, message.Field{Name: "location", Value: h.Scheme + "://" + h.Authority + h.Path})
 	}
 	s.reply(reply)
 	return true
@@ -303,13 +344,35 @@ func (r *router) begin() {
 func (r *router) choice() cluster.Request {
 	s := r.s
 	c := cluster.Request{Hash: r.hash, HasHash: r.hasHash, Info: s.info, ALPN: s.offer}
+	if h := &r.cluster.Config().HTTP; h.AutoSNI {
+		c.ServerName = serverName(h, s.http.Request)
+	}
 	if s.info.LocalRestored {
 		c.OriginalDst = s.info.Local.AddrPort
+	}
+	if r.retry != nil && r.number > 1 {
+		c.Attempts, c.NoCanary = uint32(max(r.retry.policy.HostAttempts, 0)), r.retry.policy.OmitCanary
 	}
 	if r.retry != nil && r.retry.previousHosts {
 		c.Tried = r.tried
 	}
 	return c
+}
+
+// serverName is auto_sni's: the request's host, or the field that stands in its
+// place, without a port; "" for an address.
+func serverName(cfg *config.UpstreamHTTP, h *message.Head) string {
+	host := h.Authority
+	if cfg.AutoSNIHeader != "" {
+		if v, ok := h.Get(cfg.AutoSNIHeader); ok {
+			host = v
+		}
+	}
+	host = pathnorm.StripPort(host, 0, false)
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return ""
+	}
+	return host
 }
 
 // abandon gives up what is under way upstream.
@@ -384,6 +447,9 @@ func (s *stream) expired(d deadline) {
 		s.router.tryTimeout("upstream_per_try_idle_timeout")
 	case retryDeadline:
 		s.router.begin()
+	case logDeadline:
+		s.m.logAll(s, "DownstreamPeriodic")
+		s.clock.set(logDeadline, time.Now().Add(s.m.cfg.LogInterval))
 	}
 	s.settle()
 }

@@ -42,6 +42,7 @@ type key struct {
 	sock  any
 	proto protocol
 	alpn  string // joined by commas
+	sni   string
 	high  bool
 	// affine is the downstream connection whose own the connections are, 0 for
 	// none: where they say who the client is.
@@ -144,7 +145,7 @@ var errClosed = errors.New("the proxy ends")
 // of is the pool for a request to a host.
 func (p *Pools) of(req *Request, h *cluster.Host) (*pool, error) {
 	cfg := req.Cluster.Config()
-	k := key{host: h, sock: h.SocketOf(), proto: protocolOf(cfg, req.Downstream), high: req.High}
+	k := key{host: h, sock: h.SocketOf(), proto: protocolOf(cfg, req.Downstream), high: req.High, sni: req.Choice.ServerName}
 	if len(req.Choice.ALPN) > 0 {
 		k.alpn = strings.Join(req.Choice.ALPN, ",")
 	}
