@@ -39,7 +39,7 @@ func (t *Table) Explain(r *Request) (*Match, Trace) {
 	return m, trace
 }
 
-// The methods below do nothing on a nil Trace.
+// The methods below, but try, do nothing on a nil Trace or Trial.
 
 // host notes which virtual host a name has, and returns it.
 func (t *Trace) host(name string, h *host, domain string) *host {
@@ -58,11 +58,8 @@ func (t *Trace) demandsTLS(r *Request) {
 	}
 }
 
-// try begins with a route; nil if nobody asks.
+// try begins with a route.
 func (t *Trace) try(i int, e *entry) *Trial {
-	if t == nil {
-		return nil
-	}
 	name := e.cfg.Name
 	if name == "" {
 		name = fmt.Sprintf("routes[%d]", i)

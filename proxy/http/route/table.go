@@ -205,7 +205,11 @@ func (t *Table) find(r *Request, trace *Trace) *Match {
 	}
 	path := pathOf(r.Head.Path, t.cfg.IgnorePathParameters)
 	for i, e := range h.routes {
-		if !e.criteria.match(r, path, trace.try(i, e)) {
+		var trial *Trial
+		if trace != nil {
+			trial = trace.try(i, e)
+		}
+		if !e.criteria.match(r, path, trial) {
 			continue
 		}
 		m := &Match{table: t, host: h, entry: e, Config: t.cfg, VirtualHost: h.cfg, Route: e.cfg}

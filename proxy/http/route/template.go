@@ -16,7 +16,14 @@ import (
 type template struct {
 	re    *regexp.Regexp
 	names []string // of the variables
+	ended bool     // by **, after which only literals may stand
 }
+
+// Limits of Envoy (uri_template_match.proto).
+const (
+	maxVariables    = 5
+	maxVariableName = 16
+)
 
 // The operators. The characters are those of RFC 3986's pchar; Envoy 1.40
 // takes the same.
@@ -65,13 +72,17 @@ func (t *template) parse(text string) (expr string, err error) {
 // segment writes the first segment of text, and returns what follows.
 func (t *template) segment(b *strings.Builder, text string) (rest string, err error) {
 	if text[0] != '{' {
-		return part(b, text)
+		return t.part(b, text)
 	}
 	inner, rest, closed := strings.Cut(text[1:], "}")
 	name, pattern, has := strings.Cut(inner, "=")
 	switch {
 	case !closed:
 		return "", fmt.Errorf("%q has no closing brace", text)
+	case !isName(name):
+		return "", fmt.Errorf("%q is not the name of a variable: a letter, and at most %d letters, digits and underscores", name, maxVariableName)
+	case len(t.names) == maxVariables:
+		return "", fmt.Errorf("it has more than %d variables", maxVariables)
 	case slices.Contains(t.names, name):
 		return "", fmt.Errorf("variable %q is there twice", name)
 	case !has:
@@ -85,7 +96,7 @@ func (t *template) segment(b *strings.Builder, text string) (rest string, err er
 		if i > 0 {
 			b.WriteByte('/')
 		}
-		if after, err := part(b, one); err != nil || after != "" {
+		if after, err := t.part(b, one); err != nil || after != "" {
 			return "", errors.Join(fmt.Errorf("variable %q has %q in its pattern", name, one), err)
 		}
 	}
@@ -94,18 +105,35 @@ func (t *template) segment(b *strings.Builder, text string) (rest string, err er
 }
 
 // part writes an operator or a literal.
-func part(b *strings.Builder, text string) (rest string, err error) {
-	if rest, ok := strings.CutPrefix(text, "**"); ok {
+func (t *template) part(b *strings.Builder, text string) (rest string, err error) {
+	rest, many := strings.CutPrefix(text, "**")
+	rest, one := strings.CutPrefix(rest, "*")
+	switch {
+	case (many || one) && t.ended:
+		return "", errors.New("an operator stands after **")
+	case many && one:
+		return "", fmt.Errorf("%q begins with no operator", text)
+	case many:
+		t.ended = true
 		b.WriteString(manySegments)
 		return rest, nil
-	}
-	if rest, ok := strings.CutPrefix(text, "*"); ok {
+	case one:
 		b.WriteString(oneSegment)
 		return rest, nil
 	}
-	one, _, _ := strings.Cut(text, "/")
-	b.WriteString(regexp.QuoteMeta(one))
-	return text[len(one):], literal(one)
+	plain, _, _ := strings.Cut(text, "/")
+	b.WriteString(regexp.QuoteMeta(plain))
+	return text[len(plain):], literal(plain)
+}
+
+func isName(s string) bool {
+	for i := range len(s) {
+		letter, digit := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z', '0' <= s[i] && s[i] <= '9'
+		if !letter && (i == 0 || !digit && s[i] != '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxVariableName
 }
 
 func literal(s string) error {
