@@ -14,6 +14,7 @@ import (
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/headers"
 	"outrider/proxy/http/message"
+	"outrider/proxy/stats"
 )
 
 // New makes the filter of a *config.HTTPHealthCheckFilter. Routes have nothing
@@ -30,6 +31,7 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 	c := &checks{
 		match: match, passThrough: own.PassThrough, d: d,
 		clusters: slices.Sorted(maps.Keys(own.MinHealthy)), minHealthy: own.MinHealthy,
+		counts: newCounts(d.Scope.Scope("health_check")),
 	}
 	if own.CacheTime > 0 {
 		c.cache = &cache{made: time.Now(), each: own.CacheTime}
@@ -45,6 +47,21 @@ type checks struct {
 	clusters    []string // in the order in which they are looked at
 	minHealthy  map[string]float64
 	d           filter.Deps
+	*counts
+}
+
+// counts are the metrics of the health checks that were answered.
+type counts struct {
+	total, ok, failed, cached, degraded, noCluster, empty, unhealthy *stats.Counter
+}
+
+func newCounts(s *stats.Scope) *counts {
+	return &counts{
+		total: s.Counter("request_total"), ok: s.Counter("ok"), failed: s.Counter("failed"),
+		cached: s.Counter("cached_response"), degraded: s.Counter("degraded"),
+		noCluster: s.Counter("failed_cluster_not_found"), empty: s.Counter("failed_cluster_empty"),
+		unhealthy: s.Counter("failed_cluster_unhealthy"),
+	}
 }
 
 func (c *checks) failing() bool { return c.d.Failing != nil && c.d.Failing() }
@@ -134,13 +151,19 @@ func (f *check) answer() {
 		r.Status, r.Details = 503, "health_check_failed"
 	case f.cached != nil:
 		r.Status, r.Details = f.cached.status, "health_check_cached"
+		f.c.cached.Inc()
 		if f.cached.degraded {
+			f.c.degraded.Inc()
 			r.Fields.Add("x-envoy-degraded", "")
 		}
 	case len(f.c.clusters) > 0:
 		r.Status, r.Details = f.c.clustersHealthy()
 	}
-	if r.Status < 200 || r.Status > 299 {
+	f.c.total.Inc()
+	if r.Status >= 200 && r.Status <= 299 {
+		f.c.ok.Inc()
+	} else {
+		f.c.failed.Inc()
 		r.Flags = flow.FailedLocalHealthCheck
 	}
 	f.s.Reply(r)
@@ -152,6 +175,7 @@ func (c *checks) clustersHealthy() (status int, details string) {
 		least := c.minHealthy[name]
 		cl := c.d.Clusters.Get(name)
 		if cl == nil {
+			c.noCluster.Inc()
 			return 503, "health_check_failed_no_cluster_found"
 		}
 		stat := cl.Config().AltStatName
@@ -161,9 +185,11 @@ func (c *checks) clustersHealthy() (status int, details string) {
 		scope := c.d.Stats.Scope("cluster").Tagged("envoy_cluster_name", stat)
 		total := scope.Gauge("membership_total").Value()
 		if total == 0 && least > 0 {
+			c.empty.Inc()
 			return 503, "health_check_failed_cluster_empty"
 		}
 		if float64(scope.Gauge("membership_healthy").Value()) < float64(total)*least/100 {
+			c.unhealthy.Inc()
 			return 503, "health_check_failed_cluster_unhealthy"
 		}
 	}

@@ -21,9 +21,8 @@ var onPath = []config.HeaderMatcher{{Name: ":path", String: &certs.StringMatcher
 
 // made is a filter with a healthy proxy whose clusters are "two" and "none";
 // one host of "two" is not healthy.
-func made(t *testing.T, cfg config.HTTPHealthCheckFilter, failing bool) filter.Factory {
+func made(t *testing.T, reg *stats.Registry, cfg config.HTTPHealthCheckFilter, failing bool) filter.Factory {
 	t.Helper()
-	reg := stats.New()
 	d := filtertest.Deps(reg)
 	d.Clusters = filtertest.StaticClusters(t, reg, map[string]int{"two": 2, "none": 0}, nil)
 	reg.Scope("cluster").Tagged("envoy_cluster_name", "two").Gauge("membership_healthy").Set(1)
@@ -46,25 +45,40 @@ func TestHealthChecksAreAnswered(t *testing.T) {
 		failing bool
 		status  int // 0: it goes on
 		details string
+		counter string // beside request_total, and ok or failed
 	}{
 		"healthy":                       {status: 200, details: "health_check_ok"},
 		"told to fail":                  {failing: true, status: 503, details: "health_check_failed"},
 		"passed through":                {cfg: config.HTTPHealthCheckFilter{PassThrough: true}},
 		"told to fail and pass through": {cfg: config.HTTPHealthCheckFilter{PassThrough: true}, failing: true, status: 503, details: "health_check_failed"},
 		"enough hosts are healthy":      {cfg: least("two", 50), status: 200, details: "health_check_ok_cluster_healthy"},
-		"too few hosts are healthy":     {cfg: least("two", 50.1), status: 503, details: "health_check_failed_cluster_unhealthy"},
-		"a cluster without hosts":       {cfg: least("none", 0.1), status: 503, details: "health_check_failed_cluster_empty"},
+		"too few hosts are healthy":     {cfg: least("two", 50.1), status: 503, details: "health_check_failed_cluster_unhealthy", counter: "failed_cluster_unhealthy"},
+		"a cluster without hosts":       {cfg: least("none", 0.1), status: 503, details: "health_check_failed_cluster_empty", counter: "failed_cluster_empty"},
 		"a cluster that needs no hosts": {cfg: least("none", 0), status: 200, details: "health_check_ok_cluster_healthy"},
-		"a cluster that is not there":   {cfg: least("other", 0), status: 503, details: "health_check_failed_no_cluster_found"},
+		"a cluster that is not there":   {cfg: least("other", 0), status: 503, details: "health_check_failed_no_cluster_found", counter: "failed_cluster_not_found"},
 		"clusters do not count if failing": {
 			cfg: least("two", 0), failing: true, status: 503, details: "health_check_failed",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := filtertest.New(t).Start(made(t, c.cfg, c.failing))
+			reg := stats.New()
+			s := filtertest.New(t).Start(made(t, reg, c.cfg, c.failing))
 			s.RequestHead(filtertest.Request("GET", "/hc"), true)
 			if !s.Info().HTTP.HealthCheck {
 				t.Error("the request is not known as a health check")
+			}
+			counters := map[string]uint64{"request_total": 1, "ok": 1}
+			switch c.status {
+			case 0:
+				counters = nil
+			case 503:
+				counters = map[string]uint64{"request_total": 1, "failed": 1}
+			}
+			if c.counter != "" {
+				counters[c.counter] = 1
+			}
+			if diff := cmp.Diff(counters, filtertest.Counters(t, reg, "http.test.health_check.")); diff != "" {
+				t.Errorf("counters (-want +got):\n%s", diff)
 			}
 			if c.status == 0 {
 				if s.Up.Head == nil {
@@ -95,7 +109,7 @@ func TestTheBodyOfAHealthCheckIsDropped(t *testing.T) {
 		"with data":     func(s *filtertest.Stream) { s.RequestData("b", true) },
 		"with trailers": func(s *filtertest.Stream) { s.RequestTrailers("a", "b") },
 	} {
-		s := filtertest.New(t).Start(made(t, config.HTTPHealthCheckFilter{}, false))
+		s := filtertest.New(t).Start(made(t, stats.New(), config.HTTPHealthCheckFilter{}, false))
 		s.RequestHead(filtertest.Request("POST", "/hc"), false)
 		s.RequestData("a", false)
 		if s.Replied != nil || len(s.HeldRequest()) > 0 {
@@ -109,7 +123,7 @@ func TestTheBodyOfAHealthCheckIsDropped(t *testing.T) {
 
 func TestOtherRequestsGoOn(t *testing.T) {
 	for failing, want := range map[bool]string{false: "", true: "true"} {
-		s := filtertest.New(t).Start(made(t, config.HTTPHealthCheckFilter{}, failing))
+		s := filtertest.New(t).Start(made(t, stats.New(), config.HTTPHealthCheckFilter{}, failing))
 		s.RequestHead(filtertest.Request("POST", "/other"), false)
 		s.RequestData("a", true)
 		s.ResponseHead(filtertest.Response(200), true)
@@ -122,7 +136,8 @@ func TestOtherRequestsGoOn(t *testing.T) {
 
 func TestTheUpstreamsAnswerIsKeptToTheEndOfItsInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := made(t, config.HTTPHealthCheckFilter{PassThrough: true, CacheTime: time.Second}, false)
+		reg := stats.New()
+		f := made(t, reg, config.HTTPHealthCheckFilter{PassThrough: true, CacheTime: time.Second}, false)
 		ask := func() *filtertest.Stream {
 			s := filtertest.New(t).Start(f)
 			s.RequestHead(filtertest.Request("GET", "/hc"), true)
@@ -146,6 +161,10 @@ func TestTheUpstreamsAnswerIsKeptToTheEndOfItsInterval(t *testing.T) {
 		want = &filter.Reply{Status: 500, Details: "health_check_cached", Flags: flow.FailedLocalHealthCheck}
 		if diff := cmp.Diff(want, ask().Replied); diff != "" {
 			t.Errorf("the reply after a failure (-want +got):\n%s", diff)
+		}
+		counters := map[string]uint64{"request_total": 2, "cached_response": 2, "degraded": 1, "ok": 1, "failed": 1}
+		if diff := cmp.Diff(counters, filtertest.Counters(t, reg, "http.test.health_check.")); diff != "" {
+			t.Errorf("counters (-want +got):\n%s", diff)
 		}
 	})
 }
