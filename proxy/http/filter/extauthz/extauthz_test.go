@@ -367,7 +367,7 @@ func TestAnswersOfTheHTTPServiceDecide(t *testing.T) {
 		"fields for the upstream":    {func(s *config.ExtAuthzHTTP) { s.UpstreamHeaders = any }, 200, [][2]string{{"x-who", "me"}, {"y", "1"}}, 0, "", []string{"authorization=a", "x-j=1", "x-r=1", "x-who=me"}},
 		"fields that are added":      {func(s *config.ExtAuthzHTTP) { s.UpstreamHeadersToAppend = any }, 200, [][2]string{{"x-j", "2"}, {"x-n", "1"}}, 0, "", []string{"authorization=a", "x-j=1", "x-j=2", "x-n=1", "x-r=1"}},
 		"fields that go":             {nil, 200, [][2]string{{"x-envoy-auth-headers-to-remove", "X-R, x-j"}}, 0, "", []string{"authorization=a"}},
-		"403":                        {nil, 403, [][2]string{{"x-why", "no"}}, 403, "ext_authz_denied", []string{"x-why=no"}},
+		"403":                        {nil, 403, [][2]string{{"x-why", "no"}, {"x-envoy-auth-headers-to-remove", "a"}}, 403, "ext_authz_denied", []string{"x-why=no"}},
 		"201 is not 200":             {nil, 201, nil, 201, "ext_authz_denied", nil},
 		"302 with a location":        {func(s *config.ExtAuthzHTTP) { s.ClientHeaders = []certs.StringMatcher{{Pattern: "x-b"}} }, 302, [][2]string{{"location", "/l"}, {"x-a", "1"}, {"x-b", "1"}}, 302, "ext_authz_denied", []string{"location=/l", "x-b=1"}},
 		"503 is no answer":           {nil, 503, nil, 403, "ext_authz_error", nil},

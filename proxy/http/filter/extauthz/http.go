@@ -131,7 +131,7 @@ func (s *httpService) allowedBy(resp *http.Response) *verdict {
 func (s *httpService) deniedBy(resp *http.Response, body string) *verdict {
 	v := &verdict{status: resp.StatusCode, body: body}
 	for _, f := range fieldsOf(resp) {
-		if s.toClient(f.Name) {
+		if f.Name != removeHeader && s.toClient(f.Name) {
 			v.add = append(v.add, f)
 		}
 	}
