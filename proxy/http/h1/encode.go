@@ -94,7 +94,10 @@ func (s *stream) sendResponse(h *message.Head, end bool) {
 	s.headSent = true
 	s.status = h.Status
 	connection := h.Fields.Value("connection")
-	if c.draining || hasToken(connection, "close") || h.Status == 101 && !s.upgrade {
+	// After a tunnel that was refused, what comes may be meant for the tunnel;
+	// after one that nobody asked for, too.
+	refused := (s.upgrade || s.connect) && !s.tunnel() || h.Status == 101 && !s.upgrade
+	if c.draining || refused || hasToken(connection, "close") {
 		s.close = true
 	}
 	tunnel := s.tunnel()

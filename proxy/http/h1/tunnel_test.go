@@ -56,7 +56,7 @@ func TestConnectionEndsAfterRefusedConnect(t *testing.T) {
 	r := a.next(t)
 	r.s.SendHead(respond(403), true)
 	r.s.Reset(codec.NoError)
-	v.read("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+	v.read("HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
 	if got := v.rest(); got != "" || len(a.requests) != 1 {
 		t.Errorf("then came %q, %d requests", got, len(a.requests))
 	}
@@ -96,12 +96,13 @@ func TestRefusedUpgradeIsAnOrdinaryRequest(t *testing.T) {
 		t.Error("the request has ended before the response")
 	}
 	r.s.SendHead(respond(200), true)
-	v.read(okText)
 	r.awaitEnd(t)
-	r = a.next(t)
-	r.awaitEnd(t)
-	r.s.SendHead(respond(200), true)
-	v.read(okText)
+	if got, want := v.rest(), "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"; got != want {
+		t.Errorf("answered %q, want %q", got, want)
+	}
+	if r.reset != nil || len(a.requests) != 1 {
+		t.Errorf("%s, %d requests", r.text(), len(a.requests))
+	}
 }
 
 func TestClientUpgrades(t *testing.T) {
