@@ -14,8 +14,9 @@ import (
 )
 
 // ExplainRequest is what would become of a request on the connection that conn
-// describes, by the table and the filters that requests pass. head is as filters
-// see it: its path is in normal form. Nothing is counted and nothing dialled.
+// describes, by the table and the filters that requests pass. Its host and path
+// are brought into their normal form; who the client is, is not asked of its
+// headers. Nothing is counted and nothing dialled.
 func (m *Manager) ExplainRequest(conn *flow.Info, head *message.Head) netfilter.Verdict {
 	v := netfilter.Verdict{Filter: m.name, Type: "http_connection_manager", Request: &netfilter.RequestVerdict{}}
 	t := m.routes.Load()
@@ -24,7 +25,17 @@ func (m *Manager) ExplainRequest(conn *flow.Info, head *message.Head) netfilter.
 		return v
 	}
 	info := conn.NewRequest(time.Now())
+	head = head.Clone()
 	info.HTTP.Request = head
+	m.stripHost(head, info)
+	if head.Method != "CONNECT" {
+		normal := m.normalPath(head.Path)
+		if normal.Refused || normal.Redirect {
+			v.Denied, v.Reason = true, fmt.Sprintf("the path %q is not in its normal form", head.Path)
+			return v
+		}
+		head.Path = normal.Path
+	}
 	found, trace := t.Explain(&route.Request{Head: head, Info: info, Scheme: head.Scheme, Random: m.deps.Rand()})
 	v.Request.VirtualHost, v.Request.Domain = trace.VirtualHost, trace.Domain
 	for _, one := range trace.Trials {

@@ -25,7 +25,7 @@ func explained(t *testing.T, routes ...*config.Route) *Manager {
 		Name: "open", Principals: []*config.Principal{{Any: true}},
 		Permissions: []*config.Permission{{URLPath: &certs.StringMatcher{Kind: certs.MatchPrefix, Pattern: "/open"}}},
 	}}}
-	m := &Manager{name: "hcm", deps: Deps{Rand: func() uint64 { return 0 }}}
+	m := &Manager{name: "hcm", cfg: &config.HTTPConnectionManager{NormalizePath: true, StripAnyPort: true}, deps: Deps{Rand: func() uint64 { return 0 }}}
 	makers, d := builtin.Makers(), filtertest.Deps(stats.New())
 	for _, f := range []*config.HTTPFilter{
 		{Name: "cors", Config: &config.HTTPCORS{}},
@@ -64,11 +64,12 @@ func TestARequestIsExplainedByItsRouteAndItsFilters(t *testing.T) {
 		filters  string
 		clusters []netfilter.ClusterShare
 	}{
-		"/open/w": {reason: "one of 2 clusters", filters: "cors rbac", clusters: []netfilter.ClusterShare{{Cluster: "a", Share: 0.25}, {Cluster: "b", Share: 0.75}}},
-		"/open/x": {reason: "HTTP to cluster c", filters: "cors rbac", clusters: []netfilter.ClusterShare{{Cluster: "c", Share: 1}}},
-		"/open/h": {denied: true, reason: "the header that names the cluster", filters: "cors rbac"},
-		"/free/1": {reason: "the route answers 418", filters: "cors"},
-		"/closed": {denied: true, reason: "rbac: denied: none of 1 ALLOW policies", filters: "cors rbac"},
+		"/open/w":         {reason: "one of 2 clusters", filters: "cors rbac", clusters: []netfilter.ClusterShare{{Cluster: "a", Share: 0.25}, {Cluster: "b", Share: 0.75}}},
+		"/open/x":         {reason: "HTTP to cluster c", filters: "cors rbac", clusters: []netfilter.ClusterShare{{Cluster: "c", Share: 1}}},
+		"/open/h":         {denied: true, reason: "the header that names the cluster", filters: "cors rbac"},
+		"/free/1":         {reason: "the route answers 418", filters: "cors"},
+		"/open/../closed": {denied: true, reason: "rbac: denied: none of 1 ALLOW policies", filters: "cors rbac"},
+		"/closed":         {denied: true, reason: "rbac: denied: none of 1 ALLOW policies", filters: "cors rbac"},
 	} {
 		v := m.ExplainRequest(conn, filtertest.Request("GET", path))
 		if v.Denied != c.denied || !strings.Contains(v.Reason, c.reason) {
@@ -87,6 +88,9 @@ func TestARequestIsExplainedByItsRouteAndItsFilters(t *testing.T) {
 		if v.Request.VirtualHost != "v" || len(v.Request.Routes) == 0 {
 			t.Errorf("%s: virtual host %q, routes %v", path, v.Request.VirtualHost, v.Request.Routes)
 		}
+	}
+	if v := m.ExplainRequest(conn, filtertest.Request("GET", "/a#b")); !v.Denied || !strings.Contains(v.Reason, "normal form") {
+		t.Errorf("a path with a fragment: denied %v, %q", v.Denied, v.Reason)
 	}
 	v := explained(t).ExplainRequest(conn, filtertest.Request("GET", "/open"))
 	if !v.Denied || !strings.Contains(v.Reason, "no route") {

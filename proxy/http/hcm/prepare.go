@@ -21,7 +21,7 @@ func (s *stream) prepare(h *message.Head) bool {
 		return false
 	}
 	s.upgrade = s.m.upgradeOf(h)
-	s.stripHost(h)
+	s.m.stripHost(h, s.info)
 	if !s.normalize(h) {
 		return false
 	}
@@ -91,14 +91,18 @@ func hasToken(list, token string) bool {
 	return false
 }
 
-func (s *stream) stripHost(h *message.Head) {
-	cfg := s.m.cfg
+func (m *Manager) stripHost(h *message.Head, info *flow.Info) {
+	cfg := m.cfg
 	if cfg.StripAnyPort || cfg.StripMatchingPort {
 		port := uint16(0)
 		if cfg.StripMatchingPort && !cfg.StripAnyPort {
-			port = s.info.Local.Port()
+			port = info.Local.Port()
 		}
-		h.Authority = pathnorm.StripPort(h.Authority, port, h.Method == "CONNECT")
+		var stripped string
+		h.Authority, stripped = pathnorm.StripPort(h.Authority, port)
+		if h.Method == "CONNECT" && stripped != "" {
+			s.info.SetState(route.ConnectPort, stripped)
+		}
 	}
 	if cfg.StripTrailingHostDot {
 		h.Authority = pathnorm.StripTrailingDot(h.Authority)
@@ -110,10 +114,7 @@ func (s *stream) normalize(h *message.Head) bool {
 	if h.Method == "CONNECT" {
 		return true
 	}
-	cfg := s.m.cfg
-	res := pathnorm.Path(h.Path, pathnorm.Options{
-		Normalize: cfg.NormalizePath, MergeSlashes: cfg.MergeSlashes, EscapedSlashes: cfg.EscapedSlashes,
-	})
+	res := s.m.normalPath(h.Path)
 	switch {
 	case res.Refused:
 		s.reply(filter.Reply{Status: 400, Details: "path_normalization_failed"})
@@ -124,6 +125,13 @@ func (s *stream) normalize(h *message.Head) bool {
 	}
 	h.Path = res.Path
 	return true
+}
+
+// normalPath is a path in the form that routes and filters see.
+func (m *Manager) normalPath(path string) pathnorm.Result {
+	return pathnorm.Path(path, pathnorm.Options{
+		Normalize: m.cfg.NormalizePath, MergeSlashes: m.cfg.MergeSlashes, EscapedSlashes: m.cfg.EscapedSlashes,
+	})
 }
 
 // internalOnly are the fields that only an internal client may set (Envoy:
