@@ -17,6 +17,7 @@ import (
 	"outrider/proxy/config"
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/message"
+	"outrider/proxy/http/route"
 	"outrider/proxy/stats"
 )
 
@@ -59,6 +60,12 @@ type factory struct {
 	allowed, denied, bypassed *stats.Counter
 }
 
+// rule is what the requests that match it need; nil for nothing.
+type rule struct {
+	match    *route.Criteria
+	requires *requirement
+}
+
 // provider is one issuer of tokens.
 type provider struct {
 	name   string
@@ -97,7 +104,7 @@ func (f *factory) makeRequirements() error {
 	}
 	for i := range f.cfg.Rules {
 		r := &f.cfg.Rules[i]
-		m, err := compileMatch(&r.Match)
+		m, err := route.CompileCriteria(r.Match)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("rules[%d].match: %w", i, err))
 		}
@@ -209,8 +216,9 @@ func (a *authn) required(h *message.Head) (*requirement, error) {
 		names := strings.Join(slices.Sorted(maps.Keys(a.f.named)), ",")
 		return nil, fmt.Errorf("Wrong requirement_name: %s. It should be one of [%s]", own.Requirement, names)
 	}
+	of := route.Request{Head: h, Info: a.s.Info(), Random: a.s.Rand()}
 	for _, r := range a.f.rules {
-		if r.match.matches(h) {
+		if r.match.Match(&of) {
 			return r.requires, nil
 		}
 	}
