@@ -25,6 +25,12 @@ fuzz: ## each fuzz target for FUZZTIME (default 10m)
 bench: ## the parts, each beside its baseline
 	$(GO) test -run '^$$' -bench . -benchmem ./bench/
 
+hop: ## requests over one hop of mTLS, beside Envoy if ENVOY is its binary
+	$(GO) test -run '^$$' -bench . -benchtime 5s ./bench/hop/
+
+soak: ## load with changing endpoints and certificates for SOAK (default 10m)
+	SOAK=$(or $(SOAK),10m) $(GO) test -count=1 -timeout 0 -run TestSoak -v ./bench/hop/
+
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 ARCHS ?= amd64 arm64
 TOOL := $(GO) tool -modfile=deploy/tools/go.mod
@@ -49,4 +55,4 @@ clean: ## what was built
 	rm -rf bin dist .cache
 
 FORCE:
-.PHONY: help build demo test race fuzz bench image deb generate clean FORCE
+.PHONY: help build demo test race fuzz bench hop soak image deb generate clean FORCE
