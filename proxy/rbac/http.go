@@ -114,8 +114,8 @@ func (r template) String() string      { return "uri_template " + r.text }
 // What the operators of a template stand for: the characters of a segment
 // (RFC 3986, pchar), and any number of segments.
 const (
-	oneSegment = `[a-zA-Z0-9\-._~%!$&'()+,;=:@]+`
-	segments   = `[a-zA-Z0-9\-._~%!$&'()+,;=:@/]*`
+	oneSegment = `[a-zA-Z0-9\-._~%!$&'()*+,;=:@]+`
+	segments   = `[a-zA-Z0-9\-._~%!$&'()*+,;=:@/]*`
 )
 
 // compileTemplate makes an expression of a template: *, **, {name} and

@@ -209,8 +209,8 @@ func (r *router) answered(a *attempt, h *message.Head, now time.Time) {
 		h.Fields.Set("x-envoy-attempt-count", strconv.Itoa(a.number))
 	}
 	s.found.RewriteResponse(h, s.info)
-	if r.cookie != "" {
-		h.Fields.Add("set-cookie", r.cookie)
+	for _, c := range r.cookies {
+		h.Fields.Add("set-cookie", c)
 	}
 }
 

@@ -151,7 +151,10 @@ func (m *Manager) run() {
 
 // setRoutes makes cfg the routes of all requests from now on.
 func (m *Manager) setRoutes(cfg *config.RouteConfig) error {
-	t, err := route.Compile(cfg, route.Deps{Format: m.deps.Format, Runtime: m.deps.RuntimePPM, Rand: m.deps.Rand})
+	t, err := route.Compile(cfg, route.Deps{
+		Format: m.deps.Format, Runtime: m.deps.RuntimePPM, Rand: m.deps.Rand,
+		SuppressEnvoyHeaders: m.router != nil && m.router.SuppressEnvoyHeaders,
+	})
 	if err != nil {
 		return fmt.Errorf("route_config: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/message"
 	"outrider/proxy/http/pathnorm"
+	"outrider/proxy/http/route"
 )
 
 // prepare makes of the head that came the one that filters see: what only this
@@ -101,7 +102,7 @@ func (m *Manager) stripHost(h *message.Head, info *flow.Info) {
 		var stripped string
 		h.Authority, stripped = pathnorm.StripPort(h.Authority, port)
 		if h.Method == "CONNECT" && stripped != "" {
-			s.info.SetState(route.ConnectPort, stripped)
+			info.SetState(route.ConnectPort, stripped)
 		}
 	}
 	if cfg.StripTrailingHostDot {

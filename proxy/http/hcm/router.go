@@ -31,7 +31,7 @@ type router struct {
 	perTryIdl      time.Duration
 	hash           uint64
 	hasHash        bool
-	cookie         string          // to set, for the hash
+	cookies        []string        // to set, for the hash
 	timedOutBefore bool            // the attempt before had its own timeout
 	redirects      uint32          // internal redirects followed
 	previous       []*config.Route // where they came from
@@ -160,7 +160,9 @@ func (r *router) prepare(m *route.Match) {
 	r.retry = newRetryState(m, h, s.m)
 	r.mirrors = m.Mirrors()
 	r.keep = r.retry != nil || len(r.mirrors) > 0 || a.InternalRedirect != nil
-	r.hash, r.cookie, r.hasHash = m.Hash(s.routeRequest())
+	if lb := r.cluster.Config().LB; lb == config.RingHashLB || lb == config.MaglevLB { // else no cookie is made
+		r.hash, r.cookies, r.hasHash = m.HashCookies(s.routeRequest())
+	}
 	m.RewriteRequest(h, s.info)
 	if d := maxStream(a, h); d > 0 {
 		s.clock.set(durationDeadline, s.info.Start.Add(d))
@@ -368,7 +370,7 @@ func serverName(cfg *config.UpstreamHTTP, h *message.Head) string {
 			host = v
 		}
 	}
-	host = pathnorm.StripPort(host, 0, false)
+	host, _ = pathnorm.StripPort(host, 0)
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return ""
 	}

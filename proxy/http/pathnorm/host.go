@@ -15,18 +15,18 @@ func PortStart(authority string) int {
 	return i
 }
 
-// StripPort is an authority without its port, if that is port; 0 is any. The
-// authority of CONNECT (connect) is where the request goes: it keeps its port.
-func StripPort(authority string, port uint16, connect bool) string {
+// StripPort is an authority without its port, if that is port; 0 is any. What
+// was taken away is in stripped, without the colon: CONNECT needs it upstream.
+func StripPort(authority string, port uint16) (host, stripped string) {
 	i := PortStart(authority)
-	if i < 0 || connect {
-		return authority
+	if i < 0 {
+		return authority, ""
 	}
 	n, err := strconv.ParseUint(authority[i+1:], 10, 32)
 	if err != nil || port != 0 && n != uint64(port) {
-		return authority
+		return authority, ""
 	}
-	return authority[:i]
+	return authority[:i], authority[i+1:]
 }
 
 // StripTrailingDot is an authority without the dot at the end of its host.

@@ -107,23 +107,21 @@ func TestAPathThatIsNormalCostsNothing(t *testing.T) {
 
 func TestHostsLoseTheirPorts(t *testing.T) {
 	for _, c := range []struct {
-		host    string
-		port    uint16
-		connect bool
-		want    string
+		authority      string
+		port           uint16
+		host, stripped string
 	}{
-		{"h.com:80", 0, false, "h.com"},
-		{"h.com:80", 80, false, "h.com"},
-		{"h.com:81", 80, false, "h.com:81"},
-		{"h.com", 0, false, "h.com"},
-		{"h.com:x", 0, false, "h.com:x"},
-		{"h.com:", 0, false, "h.com:"},
-		{"[::1]", 0, false, "[::1]"},
-		{"[::1]:80", 0, false, "[::1]"},
-		{"h.com:443", 0, true, "h.com:443"},
+		{"h.com:80", 0, "h.com", "80"},
+		{"h.com:80", 80, "h.com", "80"},
+		{"h.com:81", 80, "h.com:81", ""},
+		{"h.com", 0, "h.com", ""},
+		{"h.com:x", 0, "h.com:x", ""},
+		{"h.com:", 0, "h.com:", ""},
+		{"[::1]", 0, "[::1]", ""},
+		{"[::1]:80", 0, "[::1]", "80"},
 	} {
-		if got := pathnorm.StripPort(c.host, c.port, c.connect); got != c.want {
-			t.Errorf("%q without port %d is %q, want %q", c.host, c.port, got, c.want)
+		if host, stripped := pathnorm.StripPort(c.authority, c.port); host != c.host || stripped != c.stripped {
+			t.Errorf("%q without port %d is %q and %q, want %q and %q", c.authority, c.port, host, stripped, c.host, c.stripped)
 		}
 	}
 	for host, want := range map[string]string{
