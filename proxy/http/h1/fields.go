@@ -148,7 +148,7 @@ func badName(line []byte, n int) *mistake {
 	switch {
 	case n < len(line) && (line[0] == ' ' || line[0] == '\t'):
 		return bad("a folded line: %q", excerpt(line))
-	case n < len(line) && (line[n] < 0x20 && line[n] != '\t' || line[n] == 0x7f):
+	case n < len(line) && (line[n] < 0x20 && line[n] != '\t' && line[n] != '\r' || line[n] == 0x7f):
 		return refused(400, detailChars, "a header name with a control character: %q", excerpt(line))
 	}
 	return bad("not a header field: %q", excerpt(line))

@@ -21,11 +21,11 @@ func (l *requestLine) parse(line []byte) *mistake {
 	*l = requestLine{}
 	l.method = bytes.IndexByte(line, ' ')
 	if l.method < 0 {
-		return badFirst(line, "not a request")
+		return bad("not a request: %q", excerpt(line))
 	}
 	method := line[:l.method]
 	if !methods[string(method)] {
-		return badFirst(line, "unknown method")
+		return bad("unknown method: %q", excerpt(line))
 	}
 	l.connect = string(method) == "CONNECT"
 	l.target = l.method + 1
@@ -143,7 +143,7 @@ func (r *request) check(o *Options, line requestLine, f framing) *mistake {
 	if m != nil {
 		return m
 	}
-	if h.Minor10 && chunked {
+	if h.Minor10 && chunked && o.AcceptHTTP10 {
 		return refused(400, detailEncoding, "transfer-encoding in HTTP/1.0")
 	}
 	if f.hosts > 1 {

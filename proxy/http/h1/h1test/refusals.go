@@ -80,6 +80,8 @@ func heads() []Refused {
 		{"an unknown method", "FOO /x HTTP/1.1\r\nHost: a\r\n\r\n", 400, codecError, false},
 		{"a method in lower case", "get /x HTTP/1.1\r\nHost: a\r\n\r\n", 400, codecError, false},
 		{"the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, codecError, false},
+		{"a ClientHello", "\x16\x03\x01\x00\x05hello\r\n\r\n", 400, codecError, false},
+		{"chunks in version 1.0", "POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 426, lowVersion, false},
 		{"a space first", " " + Get + "\r\n", 400, codecError, false},
 		{"an LF first", "\n" + Get + "\r\n", 400, codecError, lenient},
 		{"lines with LF alone", "GET /x HTTP/1.1\nHost: a\n\n", 400, codecError, lenient},
@@ -87,7 +89,7 @@ func heads() []Refused {
 		{"an end with LF alone", "GET /x HTTP/1.1\r\nHost: a\r\n\n", 400, codecError, lenient},
 		{"a CR in a value", Get + "X: a\rb\r\n\r\n", 400, badChars, lenient},
 		{"two CRs at the end of a line", Get + "X: a\r\r\n\r\n", 400, badChars, lenient},
-		{"a CR in a name", Get + "X\r: a\r\n\r\n", 400, badChars, false}, // Envoy: http1.codec_error
+		{"a CR in a name", Get + "X\r: a\r\n\r\n", 400, codecError, false},
 		{"a folded line", Get + "X: a\r\n b\r\n\r\n", 400, codecError, lenient},
 		{"a folded line with a tab", Get + "X: a\r\n\tb\r\n\r\n", 400, codecError, lenient},
 		{"a folded first line", "GET /x HTTP/1.1\r\n Host: a\r\n\r\n", 400, codecError, false},
