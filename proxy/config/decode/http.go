@@ -63,6 +63,9 @@ func (d *decoder) connectionManager(c *hcmv3.HttpConnectionManager, place at) *c
 	if c.GetStripMatchingHostPort() && c.GetStripAnyHostPort() {
 		place.in("strip_matching_host_port").bad("cannot be set together with strip_any_host_port")
 	}
+	if v := c.GetAddProxyProtocolConnectionState(); v != nil && !v.GetValue() {
+		place.in("add_proxy_protocol_connection_state").bad("false is not supported by outrider")
+	}
 	d.routes(c, out, place)
 	d.hcmProtocols(c, out, place)
 	d.hcmAddresses(c, out, place)

@@ -68,7 +68,7 @@ func TestTheConnectionManagersOptionsAreDecoded(t *testing.T) {
 		InternalUnixSockets: true, ForwardClientCert: config.XFCCSanitizeSet,
 		SetClientCert: config.ClientCertDetails{Subject: true, DNS: true, URI: true},
 		NormalizePath: true, MergeSlashes: true, EscapedSlashes: config.SlashesUnescapeForward, StripAnyPort: true,
-		StripTrailingHostDot: true, AppendXForwardedPort: true, Proxy100Continue: true, StreamErrorOnInvalid: true, AppendLocalOverload: true,
+		StripTrailingHostDot: true, AppendXForwardedPort: true, Proxy100Continue: true, StreamErrorOnInvalid: true, AppendLocalOverload: true, AddProxyProtocolHeader: true,
 		Upgrades: []config.UpgradeConfig{
 			{Type: "websocket", Enabled: true},
 			{Type: "connect", Filters: []*config.HTTPFilter{{Name: "router", Config: &config.HTTPRouter{}}}},

@@ -23,8 +23,11 @@ var httpSupport = map[protoreflect.FullName]fields{
 			"always_set_request_id_in_response forward_client_cert_details set_current_client_cert_details proxy_100_continue " +
 			"represent_ipv4_remote_address_as_ipv4_mapped_ipv6 upgrade_configs normalize_path merge_slashes " +
 			"path_with_escaped_slashes_action request_id_extension local_reply_config strip_matching_host_port strip_any_host_port " +
-			"stream_error_on_invalid_http_message strip_trailing_host_dot append_x_forwarded_port append_local_overload " +
+			"stream_error_on_invalid_http_message strip_trailing_host_dot append_x_forwarded_port " +
 			"add_proxy_protocol_connection_state",
+		ignored: map[string]string{
+			"append_local_overload": "no request is shed for overload, of which the header would tell",
+		},
 		refused: map[string]string{
 			"scoped_routes":                      "use rds or route_config",
 			"http3_protocol_options":             "HTTP/3 is not implemented",

@@ -44,12 +44,13 @@ var httpAuthSupport = map[protoreflect.FullName]fields{
 
 	authzPackage + "ExtAuthz": {
 		works: "grpc_service http_service transport_api_version failure_mode_allow failure_mode_allow_header_add with_request_body " +
-			"clear_route_cache status_on_error validate_mutations metadata_context_namespaces filter_enabled " +
+			"clear_route_cache status_on_error metadata_context_namespaces filter_enabled " +
 			"filter_enabled_metadata deny_at_disable include_peer_certificate stat_prefix bootstrap_metadata_labels_key " +
 			"allowed_headers disallowed_headers include_tls_session decoder_header_mutation_rules " +
 			"enable_dynamic_metadata_ingestion emit_filter_state_stats",
 		ignored: map[string]string{
 			"charge_cluster_response_stats": telemetry,
+			"validate_mutations":            "what the service answers is always validated",
 			"emit_client_span":              noTracing,
 		},
 	},

@@ -5,8 +5,11 @@ import "google.golang.org/protobuf/reflect/protoreflect"
 // httpFilterSupport are the HTTP filters.
 var httpFilterSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.filters.http.router.v3.Router": {
-		works: "dynamic_stats start_child_span upstream_log suppress_envoy_headers strict_check_headers " +
-			"respect_expected_rq_timeout suppress_grpc_request_failure_code_stats",
+		works: "dynamic_stats upstream_log suppress_envoy_headers strict_check_headers respect_expected_rq_timeout",
+		ignored: map[string]string{
+			"start_child_span":                         noTracing,
+			"suppress_grpc_request_failure_code_stats": telemetry,
+		},
 	},
 	"envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec": {},
 	"envoy.extensions.filters.http.cors.v3.Cors":                    {},

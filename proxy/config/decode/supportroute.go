@@ -27,16 +27,12 @@ var routeSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.config.route.v3.VirtualCluster": {works: "headers name"},
 	"envoy.config.route.v3.Route": {
-		works: "name match route redirect direct_response non_forwarding_action metadata decorator typed_per_filter_config " +
+		works: "name match route redirect direct_response non_forwarding_action metadata typed_per_filter_config " +
 			"request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove " +
 			"per_request_buffer_limit_bytes stat_prefix request_body_buffer_limit",
-		ignored: map[string]string{"tracing": noTracing},
+		ignored: map[string]string{"decorator": noTracing, "tracing": noTracing},
 	},
 	"envoy.config.route.v3.NonForwardingAction": {},
-	"envoy.config.route.v3.Decorator": {
-		works:   "operation",
-		ignored: map[string]string{"propagate": noTracing},
-	},
 	"envoy.config.route.v3.RouteMatch": {
 		works: "prefix path safe_regex connect_matcher path_separated_prefix path_match_policy case_sensitive runtime_fraction " +
 			"headers query_parameters cookies grpc tls_context dynamic_metadata filter_state",
