@@ -44,6 +44,7 @@ func levelListeners() string {
               descriptors: [{entries: [{key: who, value: me}, {key: generic_key, value: g}], token_bucket: {max_tokens: 1, tokens_per_fill: 1, fill_interval: 2000s}},
                             {entries: [{key: who}, {key: generic_key, value: g}], token_bucket: {max_tokens: 2, tokens_per_fill: 1, fill_interval: 3000s}}]`)) +
 		layered("faults", `{name: f, typed_config: {`+filterType+`fault.v3.HTTPFault, delay: {header_delay: {}, percentage: `+full+`}, abort: {header_abort: {}, percentage: `+full+`}}}`, "", "", "") +
+		layered("counts", `{name: f, typed_config: {`+filterType+`grpc_stats.v3.FilterConfig, individual_method_stats_allowlist: {services: [{name: a.b.S, method_names: [M]}]}, enable_upstream_stats: true}}`, "", "", "") +
 		layered("checks", `{name: f, typed_config: {`+filterType+`health_check.v3.HealthCheck, pass_through_mode: true, cache_time: 3600s, headers: [{name: ":path", string_match: {prefix: /status/}}]}}`, "", "", "") +
 		layered("rules", `{name: f, typed_config: {`+filterType+`rbac.v3.RBAC, rules_stat_prefix: r, shadow_rules_stat_prefix: s, track_per_rule_stats: true,
               rules: {action: DENY, policies: {
@@ -52,6 +53,11 @@ func levelListeners() string {
                 near: {permissions: [{url_path: {path: {exact: /near}}}], principals: [{source_ip: {address_prefix: 127.0.0.0, prefix_len: 8}}]},
                 named: {permissions: [{any: true}], principals: [{authenticated: {principal_name: {exact: "spiffe://a/b"}}}]}}},
               shadow_rules: {action: ALLOW, policies: {get: {permissions: [{header: {name: ":method", string_match: {exact: GET}}}], principals: [{not_id: {header: {name: x-no, present_match: true}}}]}}}}}`, "", "", "")
+}
+
+// grpcPost is a request with two messages, of one byte and of none.
+func grpcPost(path string) string {
+	return "POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 11\r\n\r\n\x00\x00\x00\x00\x01x\x00\x00\x00\x00\x00"
 }
 
 func TestHTTPFiltersOfAllLevelsAreTheSameAsEnvoys(t *testing.T) {
@@ -69,6 +75,7 @@ func TestHTTPFiltersOfAllLevelsAreTheSameAsEnvoys(t *testing.T) {
 		{"faults", "delayed", get("/", "x-envoy-fault-delay-request: 5", "x-envoy-downstream-service-cluster: dsc")}, {"faults", "delayed and aborted", get("/", "x-envoy-fault-delay-request: 5", "x-envoy-fault-abort-request: 500")},
 		{"faults", "no status", get("/", "x-envoy-fault-abort-request: 600")},
 		{"checks", "the upstream's answer", get("/status/404")}, {"checks", "is kept", get("/status/200")}, {"checks", "another request", get("/x")},
+		{"counts", "a listed method", grpcPost("/a.b.S/M")}, {"counts", "another method", grpcPost("/a.b.S/N")}, {"counts", "no method", grpcPost("/a")},
 		{"rules", "a template", get("/a/b/c.txt?q")}, {"rules", "no template", get("/a/b/c/d.txt")}, {"rules", "near", get("/near", "x-forwarded-for: 10.1.1.1")}, {"rules", "far", get("/far", "x-forwarded-for: 10.1.1.1")},
 		{"rules", "a name in a header", get("/", `x-forwarded-client-cert: URI=spiffe://a/b`)}, {"rules", "shadow denied", get("/", "x-no: 1")},
 	}
@@ -85,7 +92,7 @@ func TestHTTPFiltersOfAllLevelsAreTheSameAsEnvoys(t *testing.T) {
 			p.same(t, c.listener, func(addr string) []exchanged { return ask1(addr, c.raw, method) })
 		})
 	}
-	for _, prefix := range []string{"http.policies.cors.", "http.faults.fault.", "http.rules.rbac.", "http.checks.health_check.", "described.", "usual."} {
+	for _, prefix := range []string{"http.policies.cors.", "http.faults.fault.", "http.rules.rbac.", "http.checks.health_check.", "cluster.h1.grpc.", "described.", "usual."} {
 		p.sameStats(t, prefix)
 	}
 }
