@@ -198,7 +198,7 @@ func (r *router) answered(a *attempt, h *message.Head, now time.Time) {
 	s.http.Response.Release()
 	s.http.Response = h
 	s.http.Status, s.http.Details = h.Status, "via_upstream"
-	if !s.m.router.SuppressEnvoyHeaders {
+	if !s.m.router.SuppressEnvoyHeaders && !s.tunnels(h) {
 		ms := now.Sub(s.http.FirstUpstreamTx).Milliseconds()
 		if !s.http.LastDownstreamRx.IsZero() {
 			ms = now.Sub(s.http.LastDownstreamRx).Milliseconds()
@@ -212,6 +212,11 @@ func (r *router) answered(a *attempt, h *message.Head, now time.Time) {
 	for _, c := range r.cookies {
 		h.Fields.Add("set-cookie", c)
 	}
+}
+
+// tunnels reports that an answer begins a tunnel.
+func (s *stream) tunnels(h *message.Head) bool {
+	return h.Status == 101 || s.upgrade == "connect" && h.Status/100 == 2
 }
 
 // OnData is a part of the answer's body (codec.Receiver).

@@ -35,7 +35,7 @@ func (x *xfcc) apply(cfg *config.HTTPConnectionManager, tls *tlsmux.State, h *me
 	default:
 		x.once.Do(func() { x.text = clientCert(cfg.SetClientCert, tls) })
 		if mode == config.XFCCAppendForward {
-			appendTo(&h.Fields, name, x.text)
+			appendTo(&h.Fields, name, ",", x.text)
 			return
 		}
 		h.Fields.Set(name, x.text)

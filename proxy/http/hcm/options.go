@@ -71,3 +71,17 @@ func (cn *conn) Refuse(s codec.Sender, r h1.Refusal) codec.Receiver {
 	st.reply(filter.Reply{Status: r.Status, Body: r.Body, Details: r.Details, Flags: flow.DownstreamProtocolError})
 	return st
 }
+
+// OnMistake answers what the codec could not read of the rest of a request, for
+// the same reason (h1.Mistaken).
+func (s *stream) OnMistake(r h1.Refusal) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.begun {
+		return false
+	}
+	s.requestEnd = true
+	s.m.stats.protocolError.Inc()
+	s.reply(filter.Reply{Status: r.Status, Body: r.Body, Details: r.Details, Flags: flow.DownstreamProtocolError})
+	return true
+}

@@ -58,11 +58,21 @@ func (s *stream) underscores(h *message.Head) *filter.Reply {
 	}
 	if s.m.cfg.Common.Underscores == config.UnderscoresReject {
 		s.m.stats.underscoreRejected.Inc()
-		return &filter.Reply{Status: 400, Details: "unexpected_underscore"}
+		s.closing = true
+		h.Method, h.Path, h.Authority = "", "", "" // nobody is to trust any of it
+		return &filter.Reply{Status: 400, Body: "Bad Request", Details: s.wire() + ".unexpected_underscore", Flags: flow.DownstreamProtocolError}
 	}
 	s.m.stats.underscoreDropped.Inc()
 	h.Fields = slices.DeleteFunc(h.Fields, has)
 	return nil
+}
+
+// wire is how response code details call the protocol.
+func (s *stream) wire() string {
+	if s.conn.http2 {
+		return "http2"
+	}
+	return "http1"
 }
 
 // upgradeOf is the type of the upgrade that a request asks for, "" if none.
@@ -118,9 +128,12 @@ func (s *stream) normalize(h *message.Head) bool {
 	res := s.m.normalPath(h.Path)
 	switch {
 	case res.Refused:
+		s.closing = true
+		h.Path = pathnorm.Path(h.Path, pathnorm.Options{EscapedSlashes: config.SlashesUnescapeForward}).Path // as Envoy logs it
 		s.reply(filter.Reply{Status: 400, Details: "path_normalization_failed"})
 		return false
 	case res.Redirect:
+		h.Path = res.Path
 		s.reply(filter.Reply{Status: 307, Details: "path_normalization_failed", Fields: message.Fields{{Name: "location", Value: res.Path}}})
 		return false
 	}
@@ -163,7 +176,7 @@ func (s *stream) sanitize(h *message.Head) {
 		h.Scheme = s.m.cfg.SchemeToSet
 	}
 	if s.m.cfg.Via != "" {
-		appendTo(&h.Fields, "via", s.m.cfg.Via)
+		appendTo(&h.Fields, "via", ", ", s.m.cfg.Via)
 	}
 	if edge && s.info.Remote.IsIP() {
 		h.Fields.Set("x-envoy-external-address", s.info.Remote.Addr().String())
@@ -240,7 +253,7 @@ func (s *stream) trustRemote(h *message.Head, remote flow.Addr) netip.Addr {
 		if cfg.RepresentIPv4AsMapped && own.Is4() {
 			text = netip.AddrFrom16(own.As16()).String()
 		}
-		appendTo(&h.Fields, "x-forwarded-for", text)
+		appendTo(&h.Fields, "x-forwarded-for", ",", text)
 	}
 	if cfg.XFFTrustedHops == 0 || !h.Fields.Has("x-forwarded-proto") {
 		h.Fields.Set("x-forwarded-proto", s.transportScheme())
@@ -331,9 +344,9 @@ func (s *stream) requestID(h *message.Head, edge bool) {
 }
 
 // appendTo appends to a comma-separated field.
-func appendTo(f *message.Fields, name, value string) {
+func appendTo(f *message.Fields, name, separator, value string) {
 	if old, ok := f.Joined(name); ok && old != "" {
-		value = old + "," + value
+		value = old + separator + value
 	}
 	f.Set(name, value)
 }

@@ -262,6 +262,9 @@ func (l *localReplies) change(s *stream, r *filter.Reply) {
 		if !m.takes(s.info) {
 			continue
 		}
+		for i := range m.ops {
+			m.ops[i].ApplyFields(&r.Fields, s.info)
+		}
 		if m.cfg.Status != 0 {
 			r.Status = int(m.cfg.Status)
 			s.http.Status = r.Status
@@ -269,9 +272,6 @@ func (l *localReplies) change(s *stream, r *filter.Reply) {
 		if m.cfg.Body != nil {
 			r.Body = *m.cfg.Body
 			s.http.LocalReplyBody = r.Body
-		}
-		for i := range m.ops {
-			m.ops[i].ApplyFields(&r.Fields, s.info)
 		}
 		if m.body != nil {
 			body = m.body

@@ -18,7 +18,7 @@ func (s *stream) sendHead(end bool) {
 	s.http.ResponseHeadBytes = headSize(h)
 	s.http.FirstDownstreamTx = s.clock.touchNow()
 	s.down.SendHead(h, end)
-	if s.upgrade != "" && s.m.cfg.LogOnTunnel && (h.Status == 101 || s.upgrade == "connect" && h.Status/100 == 2) {
+	if s.m.cfg.LogOnTunnel && s.tunnels(h) {
 		s.m.logAll(s, "DownstreamTunnelSuccessfullyEstablished")
 	}
 	if end {
@@ -48,7 +48,7 @@ func (s *stream) finishHead(h *message.Head) {
 		h.Fields.Set("x-request-id", s.http.RequestID)
 	}
 	if cfg.Via != "" {
-		appendTo(&h.Fields, "via", cfg.Via)
+		appendTo(&h.Fields, "via", ", ", cfg.Via)
 	}
 	early := !s.requestEnd && s.http.LocalReply // the client would have to send the rest for nothing
 	if (s.conn.draining.Load() || s.closing || early) && !s.conn.http2 && h.Status != 101 {

@@ -78,6 +78,9 @@ func (s *stream) OnHead(h *message.Head, end bool) {
 		return
 	}
 	s.http.Request = h
+	if h.Minor10 {
+		s.http.Protocol = codec.HTTP10
+	}
 	s.http.RequestHeadBytes = headSize(h)
 	s.ended(end)
 	s.clock.start()
