@@ -339,3 +339,57 @@ func TestPushesUnderTrafficFailNoConnection(t *testing.T) {
 		t.Errorf("refused: %q", n)
 	}
 }
+
+func TestAChangeBackEndsTheWaitOfTheOther(t *testing.T) {
+	root := newRoot(t, "root")
+	first, one := secretOf(t, root, "a")
+	other, _ := secretOf(t, root, "b")
+	plane := xdstest.Listen(t, "test", "tcp", "127.0.0.1:0")
+	push := func(l *listenerv3.Listener, secrets ...*tlsv3.Secret) {
+		plane.Set(t, xdstest.Resources{xds.ClusterType: nil, xds.ListenerType: listOf(l), xds.SecretType: listOf(secrets...)})
+	}
+	push(tlsEcho(t, "a"), first)
+	r := runOver(t, bootOver(plane.Address(), "DELTA_GRPC", true), Options{DrainTime: time.Second})
+	r.eventually("the first version", func() bool { return r.presents("l") == one })
+	warming := func() bool { return strings.Contains(r.get("/config_dump"), "warming_state") }
+	push(tlsEcho(t, "b"), first)
+	r.eventually("the second waits", warming)
+	push(tlsEcho(t, "a"), first)
+	r.eventually("the first again", func() bool { return !warming() })
+	push(tlsEcho(t, "a"), first, other) // what the second waited for
+	r.eventually("the secret is there", func() bool {
+		for _, h := range r.secrets.Handles() {
+			if _, err := h.Current(); h.Ref().Name == "b" && err == nil {
+				return true
+			}
+		}
+		return false
+	})
+	if got := r.presents("l"); got != one {
+		t.Errorf("the listener presents %s, want %s", got, one)
+	}
+}
+
+func TestAControlPlaneCannotChangeWhatIsStatic(t *testing.T) {
+	plane := xdstest.Listen(t, "test", "tcp", "127.0.0.1:0")
+	static := `
+  listeners:
+  - name: l
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains: [{filters: [{name: echo, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}]}]
+`
+	plane.Set(t, xdstest.Resources{
+		xds.ClusterType:  listOf(clusterTo(t, "plane", "127.0.0.1:1"), clusterTo(t, "c", "127.0.0.1:1")),
+		xds.ListenerType: listOf(proxyTo(t, "l", "c")),
+	})
+	r := runOver(t, bootOver(plane.Address(), "GRPC", true)+static, Options{DrainTime: time.Second})
+	r.eventually("both refusals", func() bool {
+		told := strings.Join(plane.Nacks(), "\n")
+		return strings.Contains(told, `plane: cluster "plane" is static`) && strings.Contains(told, `l: listener "l" is static`)
+	})
+	plane.Set(t, xdstest.Resources{xds.ClusterType: nil, xds.ListenerType: nil})
+	r.eventually("the removal of what is dynamic", func() bool { return r.clusters.Get("c") == nil })
+	if r.clusters.Get("plane") == nil || !echoes(r.dial("127.0.0.1")) {
+		t.Error("what is static is gone")
+	}
+}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -130,5 +132,40 @@ func TestAControlPlaneIsWaitedForAsLongAsTheBootstrapSays(t *testing.T) {
 	}
 	if got := patient.State(); got != "PRE_INITIALIZING" {
 		t.Errorf("with initial_fetch_timeout 0 the state is %s, want PRE_INITIALIZING", got)
+	}
+}
+
+func TestEndpointsOfAPushAreAskedForAtOnce(t *testing.T) {
+	plane := xdstest.Listen(t, "test", "tcp", "127.0.0.1:0")
+	const n = 3000
+	var clusters, endpoints []types.Resource
+	for i := range n {
+		name := fmt.Sprint("c", i)
+		clusters = append(clusters, edsCluster(t, name))
+		endpoints = append(endpoints, assignmentOf(t, name, "127.0.0.1:1"))
+	}
+	plane.Set(t, xdstest.Resources{xds.ClusterType: clusters, xds.EndpointType: endpoints, xds.ListenerType: nil})
+	r := runOver(t, bootOver(plane.Address(), "DELTA_GRPC", true), Options{DrainTime: time.Second})
+	r.eventually("life", func() bool { return r.State() == "LIVE" })
+	for _, one := range plane.Requests() {
+		if one.Type == "ClusterLoadAssignment" {
+			if len(one.Names) != n {
+				t.Errorf("the first request asks for %d, want all %d", len(one.Names), n)
+			}
+			return
+		}
+	}
+	t.Error("no endpoints were asked for")
+}
+
+func TestEndpointsThatNobodyWantsAreForgotten(t *testing.T) {
+	s := populated(t, 1)
+	s.discovery.takeClusters(xds.Update{Removed: []string{"c0"}})
+	if n := len(s.discovery.assignments) + len(s.discovery.services); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+	s.discovery.takeClusters(xds.Update{Updated: []xds.Resource{resource(t, "c0", edsCluster(t, "c0"))}})
+	if d := s.clusters.Get("c0").Describe(); d.Warm || len(d.Hosts) != 0 {
+		t.Errorf("the cluster that comes again has %d endpoints of before", len(d.Hosts))
 	}
 }
