@@ -207,6 +207,11 @@ func TestOperatorsOfRequestsPrint(t *testing.T) {
 		{"no answer, no status", "GRPC_STATUS_NUMBER", grpc("", 0), "-"},
 		{"not of a request that is not gRPC", "GRPC_STATUS", request(func(h *flow.HTTP) { h.ResponseTrailers.Add("grpc-status", "5") }), "-"},
 
+		{"not of a content type that only begins so", "GRPC_STATUS", request(func(h *flow.HTTP) {
+			h.Request.Fields.Add("content-type", "application/grpc-web")
+			h.ResponseTrailers.Add("grpc-status", "5")
+		}), "-"},
+
 		{"a flag is there", "QUERY_PARAM(f)", path("/?a=1&f"), ""},
 		{"the first", "QUERY_PARAM(a)", path("/?a=1&a=2"), "1"},
 		{"a name is decoded", "QUERY_PARAM(z)", path("/?%7a=%41+"), "A+"},

@@ -84,9 +84,12 @@ func TestRequestsGoToTheClusterWhateverTheirHostIs(t *testing.T) {
 			t.Cleanup(server.Close)
 			const odd = "outbound|80||Odd/Name.svc" // no host of a URL
 			c := calls(t, clusters(t, map[string]string{odd: server.Listener.Addr().String()}, http2))
-			for range 2 {
+			for i := range 2 {
 				req, _ := http.NewRequestWithContext(t.Context(), "POST", "https://authz.example/check?x=1", strings.NewReader("body"))
 				req.Header.Set("x-a", "1")
+				if i == 1 {
+					req.Host = "" // the URL's, then
+				}
 				resp, err := c.HTTP(odd).RoundTrip(req)
 				if err != nil {
 					t.Fatal(err)
