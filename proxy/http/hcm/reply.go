@@ -33,7 +33,9 @@ func (s *stream) reply(r filter.Reply) {
 	s.m.replies.change(s, &r)
 	h, body := s.replyHead(r)
 	if s.found != nil {
-		s.found.RewriteResponse(h, s.info)
+		if rt := s.found.Route; rt != nil && (rt.Action != nil || r.Details == "direct_response") { // else only the router's own answer has them
+			s.found.RewriteResponse(h, s.info)
+		}
 		if v := s.found.VirtualHost; v != nil && v.AttemptsInReply && s.router.number > 0 {
 			h.Fields.Set("x-envoy-attempt-count", strconv.Itoa(s.router.number))
 		}
@@ -89,20 +91,18 @@ func (s *stream) replyHead(r filter.Reply) (*message.Head, string) {
 // grpcExcluded are answers that stay HTTP: what the client's HTTP did wrong.
 func grpcExcluded(r filter.Reply) bool { return r.Status >= 300 && r.Status < 400 }
 
-// isGRPC reports whether a request is gRPC: by its content type (gRPC over
-// HTTP/2, requests).
+// isGRPC reports whether a request is gRPC: by its content type, which has a
+// message format or nothing after it, and as in Envoy no parameters.
 func isGRPC(h *message.Head) bool {
 	ct, _ := h.Fields.Get("content-type")
 	const base = "application/grpc"
-	return strings.HasPrefix(ct, base) && (len(ct) == len(base) || ct[len(base)] == '+' || ct[len(base)] == ';')
+	return strings.HasPrefix(ct, base) && (len(ct) == len(base) || ct[len(base)] == '+')
 }
 
 // grpcStatus is the gRPC status of an HTTP status (gRPC's
-// http-grpc-status-mapping).
+// http-grpc-status-mapping, in which 200 is not).
 func grpcStatus(code int) uint32 {
 	switch code {
-	case 200:
-		return 0
 	case 400:
 		return 13 // INTERNAL
 	case 401:
