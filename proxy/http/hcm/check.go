@@ -5,6 +5,13 @@ import (
 	"outrider/proxy/http/filter"
 )
 
+// failing reports whether connections are to end with their next answer,
+// because health checks are to fail.
+func (m *Manager) failing() bool {
+	l := m.deps.Listener
+	return m.deps.Failing != nil && m.deps.Failing() && (l == nil || !l.DrainModifyOnly)
+}
+
 // checkRoutes refuses what a route configuration has for filters that they
 // cannot use.
 func (m *Manager) checkRoutes(cfg *config.RouteConfig) error {

@@ -109,3 +109,25 @@ func TestRoutesWithWhatAFilterCannotUseAreRefused(t *testing.T) {
 		t.Errorf("the error is %v, want a refusal with its path", err)
 	}
 }
+
+func TestConnectionsEndWhereHealthChecksAreToFail(t *testing.T) {
+	for name, c := range map[string]struct {
+		failing bool
+		listen  *config.Listener
+		want    bool
+	}{
+		"healthy":                      {want: false},
+		"failing":                      {failing: true, want: true},
+		"failing, of a listener":       {failing: true, listen: &config.Listener{}, want: true},
+		"failing, that drains by hand": {failing: true, listen: &config.Listener{DrainModifyOnly: true}},
+		"healthy, of a listener":       {listen: &config.Listener{}},
+	} {
+		m := &Manager{deps: Deps{Listener: c.listen, Failing: func() bool { return c.failing }}}
+		if got := m.failing(); got != c.want {
+			t.Errorf("%s: connections end: %v, want %v", name, got, c.want)
+		}
+	}
+	if (&Manager{}).failing() {
+		t.Error("without an answer connections end")
+	}
+}

@@ -50,6 +50,10 @@ func (s *stream) finishHead(h *message.Head) {
 	if cfg.Via != "" {
 		appendTo(&h.Fields, "via", ", ", cfg.Via)
 	}
+	if s.m.failing() && !s.conn.draining.Load() {
+		s.m.stats.drainClose.Inc()
+		s.conn.drain()
+	}
 	early := !s.requestEnd && s.http.LocalReply // the client would have to send the rest for nothing
 	if (s.conn.draining.Load() || s.closing || early) && !s.conn.http2 && h.Status != 101 {
 		s.closing = true
