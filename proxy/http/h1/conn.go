@@ -66,8 +66,15 @@ func newConn(nc relay.Conn, o Options) *conn {
 	return c
 }
 
-// Protocol is HTTP/1.1: that of a single message is in its head.
-func (c *conn) Protocol() codec.Protocol { return codec.HTTP11 }
+// Protocol is that of a server's open request, HTTP/1.1 if there is none.
+func (c *conn) Protocol() codec.Protocol {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cur != nil && c.cur.minor10 {
+		return codec.HTTP10
+	}
+	return codec.HTTP11
+}
 
 // Active is how many streams are open: one at most.
 func (c *conn) Active() int { return int(c.active.Load()) }

@@ -210,6 +210,32 @@ func TestResetEndsTheConnection(t *testing.T) {
 	}
 }
 
+func TestClientSeesWhatThereWasOfAResponse(t *testing.T) {
+	a := newApp(nil)
+	v := serve(t, a, Options{})
+	v.write(get + "\r\n")
+	r := a.next(t)
+	r.s.SendHead(respond(200, "content-length", "5"), false)
+	r.s.SendData([]byte("abc"), false)
+	r.s.Reset(codec.InternalError)
+	if got, want := v.rest(), "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestProtocolIsThatOfTheRequest(t *testing.T) {
+	a := newApp(nil)
+	v := serve(t, a, Options{AcceptHTTP10: true})
+	v.write("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" + get + "\r\n")
+	for _, want := range []codec.Protocol{codec.HTTP10, codec.HTTP11} {
+		r := a.next(t)
+		if got := r.s.Conn().Protocol(); got != want {
+			t.Errorf("protocol %s, want %s", got, want)
+		}
+		r.s.SendHead(respond(200), true)
+	}
+}
+
 func TestEndOfTheClientResetsItsRequest(t *testing.T) {
 	for _, c := range []struct {
 		name, bytes string

@@ -122,7 +122,7 @@ func (s *stream) Reset(r codec.Reason) {
 	if s.owed = 0; c.owing == s {
 		c.owing = nil
 	}
-	if !s.localDone && r != codec.NoError {
+	if !s.localDone && !c.server { // a client's peer sees what there is of a response, as Envoy's does
 		c.out.discard(s.start)
 	}
 	c.forget(s)
