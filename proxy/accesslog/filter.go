@@ -9,6 +9,8 @@ import (
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
+	"outrider/proxy/http/headers"
+	"outrider/proxy/http/message"
 )
 
 // Filter compiles a filter of access logs for use elsewhere; nil lets
@@ -32,8 +34,10 @@ func checkFilter(f *config.AccessLogFilter) error {
 			}
 		}
 		return nil
-	case f.IsFlags, f.DurationGE != nil, f.Status, f.RuntimePPM != nil, f.NotHealth, f.LogTypes != nil, f.ExcludeTypes,
-		f.Header != nil, f.GRPC != nil:
+	case f.Header != nil:
+		_, err := headers.CompileOne(*f.Header)
+		return err
+	case f.IsFlags, f.DurationGE != nil, f.Status, f.RuntimePPM != nil, f.NotHealth, f.LogTypes != nil, f.ExcludeTypes, f.GRPC != nil:
 		return nil
 	}
 	return errors.New("an access log's filter says nothing")
@@ -88,6 +92,9 @@ func sampled(f *config.AccessLogFilter, i *flow.Info) bool {
 	if i.HTTP != nil && !f.Independent {
 		if n, ok := idNumber(requestID(i.HTTP)); ok {
 			unit := max(f.RuntimeUnit, 1)
+			if *f.RuntimePPM%unit != 0 {
+				unit = 1 // the runtime has a share of another unit
+			}
 			return n%(1_000_000/uint64(unit)) < uint64(*f.RuntimePPM/unit)
 		}
 	}
@@ -105,31 +112,15 @@ func idNumber(id string) (uint64, bool) {
 }
 
 // hasHeader matches a header of the request. A connection has none.
-func hasHeader(m *config.HeaderMatcher, i *flow.Info) bool {
-	value, there := "", false
-	if i.HTTP != nil && i.HTTP.Request != nil {
-		value, there = i.HTTP.Request.Get(m.Name)
+func hasHeader(c *config.HeaderMatcher, i *flow.Info) bool {
+	m, err := headers.CompileOne(*c)
+	if err != nil {
+		return false // checkFilter has said so
 	}
-	if m.Present != nil {
-		return (there == *m.Present) != m.Invert
+	if i.HTTP == nil || i.HTTP.Request == nil {
+		return m.Match(&message.Head{})
 	}
-	if !there && !m.MissingAsEmpty {
-		// A criterion that is inverted takes what is not there only if it asks
-		// for presence.
-		return m.Invert && m.String == nil && m.Range == nil
-	}
-	return fits(m, value) != m.Invert
-}
-
-func fits(m *config.HeaderMatcher, value string) bool {
-	switch {
-	case m.String != nil:
-		return m.String.Match(value)
-	case m.Range != nil:
-		n, err := strconv.ParseInt(value, 10, 64)
-		return err == nil && n >= m.Range.Start && n < m.Range.End
-	}
-	return true
+	return m.Match(i.HTTP.Request)
 }
 
 // hasStatus takes Unknown where there is no gRPC status, as Envoy does.

@@ -47,7 +47,10 @@ func Check(cfg *config.AccessLog) error {
 
 func compile(cfg *config.AccessLog) (*Log, error) {
 	l := &Log{filter: cfg.Filter, omit: cfg.OmitEmpty}
-	var err error
+	err := checkFilter(cfg.Filter)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.JSON != nil {
 		l.isJSON = true
 		l.json, err = parseJSON(cfg.JSON)

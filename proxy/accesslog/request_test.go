@@ -240,7 +240,7 @@ func TestOperatorsOfRequestsPrint(t *testing.T) {
 }
 
 func TestFiltersOfRequests(t *testing.T) {
-	yes, no, half := true, false, uint32(500_000)
+	yes, no, half, fine := true, false, uint32(500_000), uint32(100)
 	info := func(change func(*flow.HTTP)) *flow.Info {
 		i := &flow.Info{HTTP: &flow.HTTP{Request: message.NewHead(), Status: 503}}
 		i.HTTP.Request.Method = "GET"
@@ -286,6 +286,7 @@ func TestFiltersOfRequests(t *testing.T) {
 		"no number is no status":              {grpc(false, 2), info(func(h *flow.HTTP) { h.ResponseTrailers.Add("grpc-status", "x") }), false},
 		"the ID's first digits are below 50%": {byID, withID("00000031-0000"), true},
 		"they are 50%":                        {byID, withID("00000032-0000"), false},
+		"a share of a finer unit":             {&config.AccessLogFilter{RuntimePPM: &fine, RuntimeUnit: 10_000}, withID("00000063-0000"), true},
 		"they are 149, 49 of a hundred":       {byID, withID("00000095-0000"), true},
 	} {
 		if got := passes(c.f, &entry{info: c.i}); got != c.want {
