@@ -61,18 +61,21 @@ func stream(t *testing.T, reg *stats.Registry, host, route *config.CORSPolicy, o
 	return s.Start(f)
 }
 
-func TestPreflightRequestsAreAnswered(t *testing.T) {
+// preflight is a preflight request and what it meets.
+type preflight struct {
+	host, route *config.CORSPolicy
+	overrides   []*config.FilterOverride
+	method      string
+	headers     []string
+	want        message.Fields // nil: it goes on
+	valid       string         // the counter, "" for none
+}
+
+func preflights() map[string]preflight {
 	ask := []string{"origin", "http://a", "access-control-request-method", "DELETE", "access-control-request-headers", "x-r", "access-control-request-private-network", "true"}
 	all := fields("access-control-allow-origin", "http://a", "access-control-allow-credentials", "true", "access-control-allow-methods", "GET,PUT",
 		"access-control-allow-headers", "x-h", "access-control-max-age", "7", "access-control-allow-private-network", "true")
-	for name, c := range map[string]struct {
-		host, route *config.CORSPolicy
-		overrides   []*config.FilterOverride
-		method      string
-		headers     []string
-		want        message.Fields // nil: it goes on
-		valid       string         // the counter, "" for none
-	}{
+	return map[string]preflight{
 		"with all":              {route: full(), headers: ask, want: all, valid: "origin_valid"},
 		"by the virtual host":   {host: full(), headers: ask, want: all, valid: "origin_valid"},
 		"without a policy":      {headers: ask},
@@ -112,7 +115,11 @@ func TestPreflightRequestsAreAnswered(t *testing.T) {
 			want: fields("access-control-allow-origin", "http://a", "access-control-allow-methods", "GET,PUT",
 				"access-control-allow-headers", "x-h", "access-control-max-age", "9", "access-control-allow-private-network", "true"),
 		},
-	} {
+	}
+}
+
+func TestPreflightRequestsAreAnswered(t *testing.T) {
+	for name, c := range preflights() {
 		t.Run(name, func(t *testing.T) {
 			reg := stats.New()
 			s := stream(t, reg, c.host, c.route, c.overrides...)

@@ -39,15 +39,18 @@ func factory(t testing.TB, r *stats.Registry, cfg *config.RBAC) *rbac.Factory {
 	return out
 }
 
-func TestRulesDecideOnRequests(t *testing.T) {
-	for name, c := range map[string]struct {
-		cfg      config.RBAC
-		override *config.FilterOverride
-		path     string
-		details  string // "": allowed
-		metadata map[string]any
-		counters map[string]uint64 // all that are not 0
-	}{
+// judgement is a request and what the rules make of it.
+type judgement struct {
+	cfg      config.RBAC
+	override *config.FilterOverride
+	path     string
+	details  string // "": allowed
+	metadata map[string]any
+	counters map[string]uint64 // all that are not 0
+}
+
+func judgements() map[string]judgement {
+	return map[string]judgement{
 		"no rules allow": {path: "/"},
 		"ALLOW, a policy matches": {
 			cfg:      config.RBAC{Rules: rules(config.Allow, config.RBACPolicy{Name: "adm", Permissions: admins, Principals: anyone})},
@@ -98,7 +101,11 @@ func TestRulesDecideOnRequests(t *testing.T) {
 			override: &config.FilterOverride{Config: &config.HTTPRBAC{}},
 			path:     "/",
 		},
-	} {
+	}
+}
+
+func TestRulesDecideOnRequests(t *testing.T) {
+	for name, c := range judgements() {
 		t.Run(name, func(t *testing.T) {
 			reg := stats.New()
 			f := factory(t, reg, &c.cfg)
