@@ -64,7 +64,7 @@ func changes(t *testing.T, s *Server) map[string]func(i int) {
 }
 
 func TestAnUpdateCostsTheSameAmongMany(t *testing.T) {
-	const few, many = 10, 4000
+	const few, many = 10, 2000
 	cost := func(n int) map[string]time.Duration {
 		out := map[string]time.Duration{}
 		for what, change := range changes(t, populated(t, n)) {
