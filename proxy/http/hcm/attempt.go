@@ -347,14 +347,18 @@ func (a *attempt) gaveUp(f failure) {
 		s.finish()
 		return
 	}
+	status := 503
+	if f.outcome == cluster.ProtocolError {
+		status = 502 // as Envoy answers it
+	}
 	reply := filter.Reply{
-		Status: 503, Flags: f.flags, Details: details("upstream_reset_before_response_started", f),
+		Status: status, Flags: f.flags, Details: details("upstream_reset_before_response_started", f),
 		Body: "upstream connect error or disconnect/reset before headers. " + retried(a) + "reset reason: " + f.reason,
 	}
 	if f.overloaded {
 		reply.Fields = message.Fields{{Name: "x-envoy-overloaded", Value: "true"}}
 	}
-	s.countUpstream(503)
+	s.countUpstream(status)
 	s.reply(reply)
 }
 

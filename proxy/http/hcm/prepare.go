@@ -34,7 +34,7 @@ func (s *stream) prepare(h *message.Head) bool {
 // checkHead is why a request is refused that no filter sees.
 func (s *stream) checkHead(h *message.Head) *filter.Reply {
 	switch {
-	case h.Authority == "" && !h.Minor10:
+	case h.Authority == "":
 		s.closing = true
 		return &filter.Reply{Status: 400, Details: "missing_host_header"}
 	case h.Method == "CONNECT":
