@@ -26,10 +26,11 @@ type stream struct {
 	info *flow.Info
 	http *flow.HTTP
 
-	links []link
-	found *route.Match // nil: not looked for, or no route
-	asked bool         // found is current
-	table *route.Table
+	links  []link
+	found  *route.Match // nil: not looked for, or no route
+	random uint64       // for what routes decide by chance; 0: not drawn yet
+	asked  bool         // found is current
+	table  *route.Table
 
 	// requestEnd: all of the request has come. begun: the head of the answer
 	// has been sent. answered: an answer of ours is on its way, the request
@@ -305,9 +306,12 @@ func (s *stream) match() *route.Match {
 }
 
 func (s *stream) routeRequest() *route.Request {
+	if s.random == 0 { // one for the request: a route that is looked for again is the same
+		s.random = s.m.deps.Rand()
+	}
 	return &route.Request{
 		Head: s.http.Request, Info: s.info, Scheme: s.http.Request.Scheme,
-		Internal: s.http.Request.Fields.Value("x-envoy-internal") == "true", Random: s.m.deps.Rand(),
+		Internal: s.http.Request.Fields.Value("x-envoy-internal") == "true", Random: s.random,
 	}
 }
 
