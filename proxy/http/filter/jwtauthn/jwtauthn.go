@@ -154,7 +154,7 @@ func (a *authn) RequestHead(h *message.Head, _ bool) filter.Action {
 	if err != nil {
 		a.f.denied.Inc()
 		a.refuse(403, "Failed JWT authentication: "+err.Error(), err.Error(), nil)
-		return filter.StopAll
+		return filter.Stop
 	}
 	if required == nil {
 		a.f.allowed.Inc()
@@ -247,7 +247,7 @@ func (a *authn) judge(r *requirement, h *message.Head, failed map[*provider]bool
 		fields.Add("www-authenticate", challenge)
 	}
 	a.refuse(st.code(), st.String(), st.String(), fields)
-	return filter.StopAll
+	return filter.Stop
 }
 
 func (a *authn) refuse(code int, body, why string, fields message.Fields) {
