@@ -58,6 +58,7 @@ func (a *attempt) Ready(sender codec.Sender, conn *pool.Conn) {
 	a.pending = nil
 	if s.over || s.router.current != a {
 		sender.Reset(codec.Cancel)
+		conn.Done(cluster.Cancelled)
 		return
 	}
 	a.ready(sender, conn)

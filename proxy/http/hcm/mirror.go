@@ -164,6 +164,7 @@ func (sh *shadow) Ready(sender codec.Sender, conn *pool.Conn) {
 	sh.pending = nil
 	if sh.over {
 		sender.Reset(codec.Cancel)
+		conn.Done(cluster.Cancelled)
 		return
 	}
 	sh.send(sender, conn)
