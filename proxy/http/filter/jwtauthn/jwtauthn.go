@@ -38,10 +38,10 @@ func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 	f := &factory{
 		cfg: c, log: d.Log, providers: map[string]*provider{}, named: map[string]*requirement{}, byState: map[string]*requirement{},
 		allowed: scope.Counter("allowed"), denied: scope.Counter("denied"), bypassed: scope.Counter("cors_preflight_bypassed"),
+		misses: scope.Counter("jwt_cache_miss"),
 	}
 	fetches := &counters{fetched: scope.Counter("jwks_fetch_success"), failed: scope.Counter("jwks_fetch_failed")}
-	scope.Counter("jwt_cache_hit") // Envoy has both; there is no such cache here
-	scope.Counter("jwt_cache_miss")
+	scope.Counter("jwt_cache_hit") // there is no such cache here: as in Envoy without one, each token is a miss
 	if err := f.makeProviders(d, fetches); err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ type factory struct {
 	named     map[string]*requirement
 	byState   map[string]*requirement
 
-	allowed, denied, bypassed *stats.Counter
+	allowed, denied, bypassed, misses *stats.Counter
 }
 
 // rule is what the requests that match it need; nil for nothing.
@@ -230,7 +230,7 @@ func (a *authn) required(h *message.Head) (*requirement, error) {
 
 // judge verifies and lets the request go on, or answers it.
 func (a *authn) judge(r *requirement, h *message.Head, failed map[*provider]bool) filter.Action {
-	v := &verification{s: a.s, head: h, failed: failed, now: time.Now()}
+	v := &verification{s: a.s, misses: a.f.misses, head: h, failed: failed, now: time.Now()}
 	st := r.verify(v)
 	v.store()
 	if st == ok {

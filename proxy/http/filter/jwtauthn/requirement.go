@@ -180,6 +180,7 @@ func (r *requirement) verifyTokens(v *verification) status {
 }
 
 func (r *requirement) verifyOne(v *verification, at found) status {
+	v.misses.Inc()
 	t, p, st := r.check(v, at)
 	if st != ok {
 		return st

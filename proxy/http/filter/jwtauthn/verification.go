@@ -14,6 +14,7 @@ import (
 	"outrider/proxy/config"
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/message"
+	"outrider/proxy/stats"
 )
 
 // verification is the judging of one request.
@@ -22,6 +23,7 @@ type verification struct {
 	head   *message.Head
 	now    time.Time
 	failed map[*provider]bool // their keys could not be fetched
+	misses *stats.Counter     // tokens that were looked at
 
 	metadata   map[string]*structpb.Struct
 	clearRoute bool
