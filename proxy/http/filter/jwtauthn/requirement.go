@@ -180,7 +180,6 @@ func (r *requirement) verifyTokens(v *verification) status {
 }
 
 func (r *requirement) verifyOne(v *verification, at found) status {
-	v.misses.Inc()
 	t, p, st := r.check(v, at)
 	if st != ok {
 		return st
@@ -204,6 +203,9 @@ func (r *requirement) check(v *verification, at found) (*token, *provider, statu
 	t, st := parse(at.raw)
 	if st != ok {
 		return nil, nil, st
+	}
+	if v.misses != nil {
+		v.misses.Inc()
 	}
 	if !at.place.takes(t.iss) {
 		return nil, nil, unknownIssuer

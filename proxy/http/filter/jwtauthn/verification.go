@@ -23,7 +23,7 @@ type verification struct {
 	head   *message.Head
 	now    time.Time
 	failed map[*provider]bool // their keys could not be fetched
-	misses *stats.Counter     // tokens that were looked at
+	misses *stats.Counter     // tokens that were looked at; nil where that does not count
 
 	metadata   map[string]*structpb.Struct
 	clearRoute bool
