@@ -25,7 +25,7 @@ func (m *Manager) codecOptions() (h1.Options, h2.Options) {
 			AcceptHTTP10: one.AcceptHTTP10, DefaultHost: one.DefaultHost, NoAbsoluteURL: !one.AllowAbsoluteURL,
 			EnableTrailers: one.EnableTrailers, AllowChunkedLength: one.AllowChunkedLength,
 			ProperCaseHeaders: one.ProperCase, MaxHeaderBytes: int(cfg.MaxRequestHeadersKB) << 10,
-			MaxHeaders: int(cfg.Common.MaxHeaders), BufferLimit: limit, HeadTimeout: cfg.RequestHeadersTimeout, Stats: h1.NewStats(root), Log: m.log,
+			MaxHeaders: int(cfg.Common.MaxHeaders), BufferLimit: limit, HeadTimeout: cfg.RequestHeadersTimeout, CloseDelay: delay(cfg), Stats: h1.NewStats(root), Log: m.log,
 		}, h2.Options{
 			MaxConcurrentStreams: two.MaxStreams, InitialStreamWindow: two.StreamWindow, InitialConnWindow: two.ConnWindow,
 			HeaderTableSize: two.HeaderTableSize, AllowConnect: two.AllowConnect,
