@@ -28,29 +28,48 @@ func (c *Cluster) Choose(req *Request) (*Host, error) {
 	return got.host, nil
 }
 
+// AdmitConn counts a connection to h in that ConnectHost makes; false if
+// max_connections is reached, of the priority or of the host. The first one of
+// a pool is counted in all the same, or the pool's requests would wait for ever
+// (Envoy: tryCreateNewConnection).
+func (c *Cluster) AdmitConn(h *Host, high, first bool) bool {
+	b, limit := c.breakerOf(high), c.cfg.CircuitBreakers[0].PerHostMaxConnections
+	fits := (limit == 0 || h.count.cxActive.Load() < int64(limit)) && b.cx.take()
+	if !fits {
+		c.traffic().cxOverflow.Inc()
+		if !first {
+			return false
+		}
+		b.cx.add()
+	}
+	h.count.cxActive.Add(1)
+	return true
+}
+
+// UnadmitConn takes back an AdmitConn that ConnectHost has not followed.
+func (c *Cluster) UnadmitConn(h *Host, high bool) {
+	h.count.cxActive.Add(-1)
+	c.breakerOf(high).cx.release()
+}
+
 // ConnectHost connects to a host for requests that come one after another: the
 // connection itself is no request. high is the priority whose circuit breaker
-// counts it. It blocks until it is connected, connect_timeout has passed or ctx
-// ends; its errors are those of Connect.
+// has counted it in AdmitConn; it is counted out when the Conn is closed, or
+// with an error. It blocks until it is connected, connect_timeout has passed or
+// ctx ends; its errors are those of Connect.
 func (c *Cluster) ConnectHost(ctx context.Context, h *Host, req Request, high bool) (*Conn, error) {
 	if !c.acquire() {
+		c.UnadmitConn(h, high)
 		return nil, flow.End(flow.StageCluster, flow.NoClusterFound, fmt.Errorf("cluster %q has been removed", c.cfg.Name))
 	}
-	t, b := c.traffic(), c.breakerOf(high)
-	limit := c.cfg.CircuitBreakers[0].PerHostMaxConnections
-	if limit > 0 && h.count.cxActive.Load() >= int64(limit) || !b.cx.take() {
-		t.cxOverflow.Inc()
-		c.release()
-		return nil, c.overflow("max_connections", b.cx.max)
-	}
+	t := c.traffic()
 	t.cxTotal.Inc()
 	t.cxActive.Inc()
 	h.count.cxTotal.Add(1)
-	h.count.cxActive.Add(1)
 	req.requests, req.high = true, high
 	conn, err := c.connect(ctx, h, &req)
 	if err != nil {
-		b.cx.release()
+		c.breakerOf(high).cx.release()
 		c.release()
 		return nil, err
 	}

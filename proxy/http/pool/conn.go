@@ -152,14 +152,21 @@ func (c *shared) startTimers() {
 // watchIdle looks again when the connection may have been idle for long enough,
 // so that requests need not touch a timer.
 func (c *shared) watchIdle(limit time.Duration) {
-	var t *time.Timer
+	var t *time.Timer // guarded by c.mu
+	again := func(d time.Duration) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.ended {
+			t.Reset(d)
+		}
+	}
 	check := func() {
 		idle := time.Since(time.Unix(0, c.idleFrom.Load()))
 		switch {
 		case c.client.Active() > 0:
-			c.again(t, limit)
+			again(limit)
 		case idle < limit:
-			c.again(t, limit-idle)
+			again(limit - idle)
 		default:
 			c.pool.cluster.CountIdleTimeout()
 			c.retire()
@@ -169,14 +176,6 @@ func (c *shared) watchIdle(limit time.Duration) {
 	defer c.mu.Unlock()
 	t = time.AfterFunc(limit, check)
 	c.timers = append(c.timers, t)
-}
-
-func (c *shared) again(t *time.Timer, d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.ended {
-		t.Reset(d)
-	}
 }
 
 func (c *shared) after(d time.Duration, f func()) {

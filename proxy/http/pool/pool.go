@@ -72,7 +72,12 @@ func (one *pool) open(req *Request, r codec.Receiver, w Waiter) (s codec.Sender,
 	}
 	p = &Pending{pool: one, recv: r, w: w}
 	one.waiting = append(one.waiting, p)
-	one.connect()
+	if !one.connect() {
+		p.over = true
+		one.waiting = one.waiting[:len(one.waiting)-1]
+		one.cluster.Waited(one.key.high, true)
+		return nil, nil, nil, errEnds(), false
+	}
 	return nil, nil, p, nil, false
 }
 
@@ -102,18 +107,27 @@ func (one *pool) take(r codec.Receiver) (codec.Sender, *Conn, error) {
 }
 
 // connect makes as many connections as those that wait need, with what
-// preconnecting adds. It needs mu.
-func (one *pool) connect() {
+// preconnecting adds, as far as max_connections allows. It is false if the
+// proxy ends and makes none any more. It needs mu.
+func (one *pool) connect() bool {
 	want := len(one.waiting)
-	if ratio := one.cluster.Config().HTTP.Preconnect; ratio > 1 {
+	if ratio := one.cluster.Config().HTTP.Preconnect; ratio > 1 && !one.draining {
 		want = int(float64(want) * ratio)
 	}
-	for one.coming < want && !one.draining {
+	for one.coming < want {
+		first := len(one.conns) == 0 && one.dialing == 0
+		if !one.cluster.AdmitConn(one.key.host, one.key.high, first) {
+			return true // those that wait get what becomes free
+		}
 		room := one.roomOfNew()
+		if !one.set.start(func() { one.dial(room) }) {
+			one.cluster.UnadmitConn(one.key.host, one.key.high)
+			return false
+		}
 		one.dialing++
 		one.coming += room
-		one.set.running.Go(func() { one.dial(room) })
 	}
+	return true
 }
 
 // roomOfNew is how many requests a new connection is thought to take.
@@ -140,12 +154,7 @@ func (one *pool) dial(room int) {
 	one.dialing--
 	one.coming -= room
 	if err != nil {
-		failed := one.waiting
-		one.waiting = nil
-		for _, p := range failed {
-			p.over = true
-			one.cluster.Waited(one.key.high, false)
-		}
+		failed := one.giveUp()
 		one.mu.Unlock()
 		one.fail(failed, err)
 		one.retireIfEmpty()
@@ -164,7 +173,19 @@ func (one *pool) dial(room int) {
 	delete(one.conns, c.shared)
 	one.unlist(c.shared)
 	one.mu.Unlock()
+	one.serve() // those that max_connections kept waiting for this one
 	one.retireIfEmpty()
+}
+
+// giveUp takes out all that wait. It needs mu.
+func (one *pool) giveUp() []*Pending {
+	all := one.waiting
+	one.waiting = nil
+	for _, p := range all {
+		p.over = true
+		one.cluster.Waited(one.key.high, false)
+	}
+	return all
 }
 
 func (one *pool) fail(failed []*Pending, err error) {
@@ -189,8 +210,12 @@ func (one *pool) serve() {
 		p := one.waiting[0]
 		s, c, err := one.take(p.recv)
 		if s == nil && err == nil {
-			one.connect() // some connection may have gone meanwhile
+			var failed []*Pending
+			if !one.connect() { // some connection may have gone meanwhile
+				failed = one.giveUp()
+			}
 			one.mu.Unlock()
+			one.fail(failed, errEnds())
 			return
 		}
 		one.waiting = slices.Delete(one.waiting, 0, 1)

@@ -133,14 +133,33 @@ func (p *Pools) Open(req *Request, r codec.Receiver, w Waiter) (codec.Sender, *C
 			return nil, nil, nil, err
 		}
 		s, c, pending, err, again := one.open(req, r, w)
-		if !again {
-			return s, c, pending, err
+		if again {
+			continue
 		}
+		if err != nil {
+			one.retireIfEmpty() // it may have been made for this request
+		}
+		return s, c, pending, err
 	}
 }
 
 // errClosed is why nothing is opened any more.
 var errClosed = errors.New("the proxy ends")
+
+func errEnds() error {
+	return flow.End(flow.StageCluster, flow.UpstreamConnectionFailure, errClosed)
+}
+
+// start runs f, for which Close waits; false if Close was called before.
+func (p *Pools) start(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.running.Go(f)
+	return true
+}
 
 // of is the pool for a request to a host.
 func (p *Pools) of(req *Request, h *cluster.Host) (*pool, error) {
@@ -155,7 +174,7 @@ func (p *Pools) of(req *Request, h *cluster.Host) (*pool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, flow.End(flow.StageCluster, flow.UpstreamConnectionFailure, errClosed)
+		return nil, errEnds()
 	}
 	if one := p.pools[k]; one != nil {
 		return one, nil
