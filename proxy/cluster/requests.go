@@ -89,10 +89,12 @@ type Use struct {
 	h     *Host
 	high  bool
 	ended bool
+	// multiplexed is of a connection that other requests share.
+	multiplexed bool
 }
 
-// Begin counts a request to h in; false if max_requests is reached.
-func (c *Cluster) Begin(h *Host, high bool) (Use, bool) {
+// Begin counts a request to h in, on a connection that others may share; false if max_requests is reached.
+func (c *Cluster) Begin(h *Host, high, multiplexed bool) (Use, bool) {
 	t := c.traffic()
 	if !c.breakerOf(high).rq.take() {
 		t.rqPendingOverflow.Inc()
@@ -102,7 +104,7 @@ func (c *Cluster) Begin(h *Host, high bool) (Use, bool) {
 	t.rqActive.Inc()
 	h.count.rqTotal.Add(1)
 	h.count.rqActive.Add(1)
-	return Use{c: c, h: h, high: high}, true
+	return Use{c: c, h: h, high: high, multiplexed: multiplexed}, true
 }
 
 // Overflow is the error where Begin or Wait has said no.
@@ -129,6 +131,8 @@ const (
 	Timeout
 	// Cancelled: nobody wants the answer any more.
 	Cancelled
+	// Ended: the connection has ended.
+	Ended
 )
 
 // Response takes in the status of an answer.
@@ -156,10 +160,23 @@ func (u *Use) End(o Outcome) {
 	t.rqActive.Dec()
 	u.h.count.rqActive.Add(-1)
 	u.c.breakerOf(u.high).rq.release()
+	if u.multiplexed { // a stream of HTTP/1 is reset with its connection
+		switch o {
+		case Reset, ProtocolError:
+			r.rxReset.Inc()
+		case Timeout, Cancelled:
+			r.txReset.Inc()
+		case Answered, Ended:
+		}
+	}
+	u.count(o, r)
+}
+
+// count is what the host's results are told.
+func (u *Use) count(o Outcome, r *requestStats) {
 	switch o {
-	case Answered:
-	case Reset, ProtocolError:
-		r.rxReset.Inc()
+	case Answered, Cancelled:
+	case Reset, ProtocolError, Ended:
 		if o == ProtocolError {
 			r.protocolError.Inc()
 		}
@@ -168,13 +185,10 @@ func (u *Use) End(o Outcome) {
 			u.c.outlier.failed(u.h)
 		}
 	case Timeout:
-		r.txReset.Inc()
 		u.h.count.rqTimeout.Add(1)
 		if u.c.outlier != nil {
 			u.c.outlier.response(u.h, 504)
 		}
-	case Cancelled:
-		r.txReset.Inc()
 	}
 }
 

@@ -34,7 +34,7 @@ const (
 
 func newRequestStats(s *stats.Scope) *requestStats {
 	for _, unused := range [...]string{
-		"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_cx_http3_total",
+		"upstream_rq_rx_reset_no_error", "upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_cx_http3_total",
 		"upstream_cx_close_notify", "upstream_cx_pool_overflow", "upstream_flow_control_backed_up_total",
 		"upstream_flow_control_drained_total", "upstream_flow_control_paused_reading_total",
 		"upstream_flow_control_resumed_reading_total",

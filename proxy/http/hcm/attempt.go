@@ -101,9 +101,7 @@ func (a *attempt) ready(sender codec.Sender, conn *pool.Conn) {
 	case end && len(r.body) == 0:
 		a.requestSent()
 	}
-	if d := r.perTry; d > 0 && s.requestEnd {
-		s.clock.set(tryDeadline, a.started.Add(d))
-	}
+	r.startTry(a)
 	if d := r.perTryIdl; d > 0 {
 		s.clock.set(tryIdleDeadline, a.started.Add(d))
 	}
@@ -115,8 +113,8 @@ func (a *attempt) head(h *message.Head) {
 	if v := s.found.VirtualHost; v != nil && v.IncludeAttempts {
 		h.Fields.Set("x-envoy-attempt-count", strconv.Itoa(a.number))
 	}
-	if v := s.found.VirtualHost; v != nil && v.TimeoutHeader && s.router.timedOutBefore {
-		h.Fields.Set("x-envoy-is-timeout-retry", "true")
+	if v := s.found.VirtualHost; v != nil && v.TimeoutHeader && a.number > 1 {
+		h.Fields.Set("x-envoy-is-timeout-retry", strconv.FormatBool(s.router.timedOutBefore))
 	}
 	if s.found.Route.Action.AutoHostRewrite {
 		if name := a.conn.Host().Hostname(); name != "" {
@@ -303,7 +301,7 @@ func (a *attempt) failed(h *cluster.Host, err error) {
 	if errors.As(err, &none) {
 		s.router.current = nil
 		s.countUpstream(503)
-		s.reply(filter.Reply{Status: 503, Body: "no healthy upstream", Details: "no_healthy_upstream", Flags: flow.NoHealthyUpstream})
+		s.router.reply(filter.Reply{Status: 503, Body: "no healthy upstream", Details: "no_healthy_upstream", Flags: flow.NoHealthyUpstream})
 		return
 	}
 	a.gaveUp(connectFailure(end, err, s.info.UpstreamFailure))
@@ -319,6 +317,13 @@ func (a *attempt) abandon() {
 		a.outcome(cluster.Cancelled)
 		a.sender.Reset(codec.Cancel)
 	}
+}
+
+// reply is an answer in the upstream's place: it says how many attempts there
+// were.
+func (r *router) reply(reply filter.Reply) {
+	r.answering = true
+	r.s.reply(reply)
 }
 
 // retried is what the answer says of attempts before the last.
@@ -360,7 +365,7 @@ func (a *attempt) gaveUp(f failure) {
 		reply.Fields = message.Fields{{Name: "x-envoy-overloaded", Value: "true"}}
 	}
 	s.countUpstream(status)
-	s.reply(reply)
+	r.reply(reply)
 }
 
 // noteHost writes down which host could not be reached, and why.

@@ -28,7 +28,7 @@ func resetFailure(r codec.Reset) failure {
 	f := failure{outcome: cluster.Reset, downstream: codec.InternalError}
 	switch r.Reason {
 	case codec.Closed:
-		f.reason, f.flags = "connection termination", flow.UpstreamConnectionTermination
+		f.reason, f.flags, f.outcome = "connection termination", flow.UpstreamConnectionTermination, cluster.Ended
 	case codec.Refused:
 		f.reason, f.flags, f.refused = "remote refused stream reset", flow.UpstreamRemoteReset, true
 	case codec.ConnectError:

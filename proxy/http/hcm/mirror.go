@@ -33,7 +33,7 @@ func (r *router) mirror() {
 			name = s.http.Request.Fields.Value(p.ClusterHeader)
 		}
 		if target := s.m.deps.Clusters.Get(name); target != nil {
-			sh := &shadow{head: r.shadowHead(p), body: append([]byte(nil), r.body...), trailers: s.http.RequestTrailers}
+			sh := &shadow{target: target, internal: s.isInternal(), head: r.shadowHead(p), body: append([]byte(nil), r.body...), trailers: s.http.RequestTrailers}
 			limit := r.timeout
 			sh.open(s.m.deps.Pools, &pool.Request{
 				Cluster: target, Choice: r.shadowChoice(), Downstream: s.http.Protocol,
@@ -92,6 +92,8 @@ type shadow struct {
 	trailers message.Fields
 	sender   codec.Sender
 	conn     *pool.Conn
+	target   *cluster.Cluster
+	internal bool
 	pending  *pool.Pending
 	timer    *time.Timer
 	over     bool
@@ -184,6 +186,7 @@ func (sh *shadow) OnHead(h *message.Head, end bool) {
 	defer sh.mu.Unlock()
 	if sh.conn != nil && !sh.over && h.Status >= 200 {
 		sh.conn.Response(h)
+		sh.target.CountCode(h.Status, sh.internal, false)
 	}
 	h.Release()
 	if end {

@@ -3,7 +3,6 @@ package hcm
 import (
 	"net/url"
 	"slices"
-	"strings"
 
 	"outrider/proxy/cluster"
 	"outrider/proxy/config"
@@ -36,6 +35,7 @@ func (a *attempt) redirect(h *message.Head) bool {
 	a.sender.Reset(codec.Cancel)
 	s.router = router{s: s, redirects: s.router.redirects + 1, previous: append(s.router.previous, s.found.Route)}
 	s.follow(policy, target, h)
+	s.m.redirected(s, h.Status)
 	if h.Status == 303 && s.http.Request.Method == "GET" {
 		body = nil
 	}
@@ -75,16 +75,10 @@ func (a *attempt) redirectTarget(p *config.InternalRedirect, h *message.Head) (*
 		return nil, tooManyRedirects
 	}
 	u, err := url.Parse(location)
-	if err != nil || u.Host == "" && !strings.HasPrefix(u.Path, "/") {
+	if err != nil || u.Host == "" {
 		return nil, badLocation
 	}
 	req := s.http.Request
-	if u.Scheme == "" {
-		u.Scheme = req.Scheme
-	}
-	if u.Host == "" {
-		u.Host = req.Authority
-	}
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, badLocation
@@ -126,6 +120,7 @@ func (s *stream) follow(p *config.InternalRedirect, u *url.URL, h *message.Head)
 	if u.RawQuery != "" {
 		req.Path += "?" + u.RawQuery
 	}
+	s.http.OriginalPath = req.Path
 	for _, name := range p.CopyHeaders {
 		if v, ok := h.Fields.Get(name); ok {
 			req.Fields.Set(name, v)

@@ -23,6 +23,7 @@ func (s *stream) reply(r filter.Reply) {
 	s.closing = s.closing || r.Status == 413 // there is more to come, which nobody wants
 	s.http.Details = strings.ReplaceAll(r.Details, " ", "_")
 	if s.begun {
+		s.m.stats.cutOff()
 		s.down.Reset(codec.InternalError)
 		s.finish()
 		return
@@ -36,7 +37,7 @@ func (s *stream) reply(r filter.Reply) {
 		if rt := s.found.Route; rt != nil && (rt.Action != nil || r.Details == "direct_response") { // else only the router's own answer has them
 			s.found.RewriteResponse(h, s.info)
 		}
-		if v := s.found.VirtualHost; v != nil && v.AttemptsInReply && s.router.number > 0 {
+		if v := s.found.VirtualHost; v != nil && v.AttemptsInReply && s.router.answering {
 			h.Fields.Set("x-envoy-attempt-count", strconv.Itoa(s.router.number))
 		}
 	}

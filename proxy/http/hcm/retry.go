@@ -312,11 +312,13 @@ func (r *router) tryTimeout(what string) {
 
 func (r *router) timedOut(what string) {
 	s := r.s
-	status := 504
+	status, body := 504, "upstream request timeout"
 	if v := s.http.Request.Fields.Value("x-envoy-upstream-rq-timeout-alt-response"); v != "" {
-		status = 204
+		status, body = 204, ""
 	}
 	s.info.Flags.Set(flow.UpstreamRequestTimeout)
-	s.countUpstream(status)
-	s.reply(filter.Reply{Status: status, Body: "upstream request timeout", Details: what, Flags: flow.UpstreamRequestTimeout})
+	if !s.begun {
+		s.countUpstream(status)
+	}
+	r.reply(filter.Reply{Status: status, Body: body, Details: what, Flags: flow.UpstreamRequestTimeout})
 }

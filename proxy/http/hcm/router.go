@@ -33,6 +33,7 @@ type router struct {
 	hasHash        bool
 	cookies        []string        // to set, for the hash
 	timedOutBefore bool            // the attempt before had its own timeout
+	answering      bool            // the answer is in the upstream's place
 	redirects      uint32          // internal redirects followed
 	previous       []*config.Route // where they came from
 
@@ -319,6 +320,18 @@ func (r *router) requestDone() {
 	if r.number > 0 {
 		r.startTimeout()
 	}
+	if a := r.current; a != nil && a.sender != nil {
+		r.startTry(a)
+	}
+}
+
+// startTry starts per_try_timeout, which counts from when the request has come
+// and the attempt has its connection.
+func (r *router) startTry(a *attempt) {
+	s := r.s
+	if r.perTry > 0 && s.requestEnd && !a.headSeen && s.clock.at[tryDeadline].IsZero() {
+		s.clock.set(tryDeadline, s.clock.touched.Add(r.perTry))
+	}
 }
 
 func (r *router) startTimeout() {
@@ -434,13 +447,13 @@ func (s *stream) expired(d deadline) {
 			s.finish()
 			return
 		}
-		s.timedOut(filter.Reply{Status: 408, Body: "stream timeout", Details: "stream_idle_timeout", Flags: flow.StreamIdleTimeout})
+		s.timedOut(filter.Reply{Status: s.timeoutStatus(), Body: "stream timeout", Details: "stream_idle_timeout", Flags: flow.StreamIdleTimeout})
 	case requestDeadline:
 		s.m.stats.requestTimeout.Inc()
 		s.timedOut(filter.Reply{Status: 408, Body: "request timeout", Details: "request_overall_timeout"})
 	case durationDeadline:
 		s.m.stats.maxStreamDuration.Inc()
-		s.timedOut(filter.Reply{Status: 408, Body: "downstream duration timeout", Details: "max_duration_timeout"})
+		s.timedOut(filter.Reply{Status: s.timeoutStatus(), Body: "downstream duration timeout", Details: "max_duration_timeout"})
 	case responseDeadline:
 		s.router.responseTimeout()
 	case tryDeadline:
@@ -454,6 +467,15 @@ func (s *stream) expired(d deadline) {
 		s.clock.set(logDeadline, time.Now().Add(s.m.cfg.LogInterval))
 	}
 	s.settle()
+}
+
+// timeoutStatus is whose fault a timeout is: the client's while the request is
+// still coming.
+func (s *stream) timeoutStatus() int {
+	if s.requestEnd {
+		return 504
+	}
+	return 408
 }
 
 // timedOut answers a request that took too long, or resets it.

@@ -140,9 +140,16 @@ func (m *managerStats) downstreamReset(r codec.Reset) {
 	}
 }
 
+// cutOff counts an answer that was broken off: reset by us, and so for the
+// client's stream.
+func (m *managerStats) cutOff() {
+	m.txReset.Inc()
+	m.rxReset.Inc()
+}
+
 func (m *managerStats) resetAfter(*stream) {
 	m.resetAfterStart.Inc()
-	m.txReset.Inc()
+	m.cutOff()
 }
 
 // started is a request whose head is there.
@@ -171,6 +178,22 @@ func (m *Manager) ended(s *stream) {
 	}
 	s.info.HTTP = s.http
 	m.logAll(s, "DownstreamEnd")
+}
+
+// redirected ends a request that goes on elsewhere, for the log; what goes on is
+// a request of its own for the counters.
+func (m *Manager) redirected(s *stream, status int) {
+	was := s.http.Status
+	s.http.Status, s.http.Details = status, "internal_redirect"
+	s.info.End = time.Now()
+	m.logAll(s, "DownstreamEnd")
+	s.http.Status, s.info.End = was, time.Time{}
+	m.stats.rqTotal.Inc()
+	if s.conn.http2 {
+		m.stats.rqHTTP2.Inc()
+		return
+	}
+	m.stats.rqHTTP1.Inc()
 }
 
 // flowing reports that the request had an answer with a status.

@@ -86,7 +86,7 @@ func (one *pool) open(req *Request, r codec.Receiver, w Waiter) (s codec.Sender,
 func (one *pool) take(r codec.Receiver) (codec.Sender, *Conn, error) {
 	for len(one.ready) > 0 {
 		c := one.ready[len(one.ready)-1]
-		use, ok := one.cluster.Begin(one.key.host, one.key.high)
+		use, ok := one.cluster.Begin(one.key.host, one.key.high, c.protocol == codec.HTTP2)
 		if !ok {
 			return nil, nil, one.cluster.Overflow("max_requests", one.key.high)
 		}
