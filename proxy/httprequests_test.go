@@ -257,3 +257,63 @@ func TestDrainingEndsConnectionsAfterTheirRequest(t *testing.T) {
 	}
 	r.eventually("the connections end", func() bool { return r.gauge("http.in.downstream_cx_http2_active") == "0" })
 }
+
+// A transport socket that says nothing of ALPN offers what the pool speaks.
+func TestPoolsOfferTheirProtocolWhereNobodyElseDoes(t *testing.T) {
+	origin := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		fmt.Fprintf(w, "%s over %q", req.Proto, req.TLS.NegotiatedProtocol)
+	}))
+	origin.EnableHTTP2 = true
+	origin.TLS = &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
+	origin.StartTLS()
+	t.Cleanup(origin.Close)
+	host, port, _ := net.SplitHostPort(origin.Listener.Addr().String())
+	for mode, want := range map[string]string{
+		"explicit_http_config: {http2_protocol_options: {}}":                                      `HTTP/2.0 over "h2"`,
+		"explicit_http_config: {http_protocol_options: {}}":                                       `HTTP/1.1 over "http/1.1"`,
+		"auto_config: {http_protocol_options: {}, http2_protocol_options: {}}":                    `HTTP/2.0 over "h2"`,
+		"use_downstream_protocol_config: {http_protocol_options: {}, http2_protocol_options: {}}": `HTTP/1.1 over "http/1.1"`,
+	} {
+		t.Run(mode, func(t *testing.T) {
+			boot, err := decode.Bootstrap([]byte(fmt.Sprintf(`
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+node: {id: test, cluster: test}
+static_resources:
+  listeners:
+  - name: l
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: in
+          http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: up}}]}]}
+  clusters:
+  - name: up
+    type: STATIC
+    connect_timeout: 1s
+    load_assignment: {cluster_name: up, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}
+    typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, %s}}
+    transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}
+`, host, port, mode)), decode.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := New(boot, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, s, t.TempDir())
+			resp, err := http.Get("http://" + r.Listening("l")[0].String() + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if body, err := io.ReadAll(resp.Body); string(body) != want || err != nil {
+				t.Errorf("the origin saw %q, %v, want %q", body, err, want)
+			}
+		})
+	}
+}

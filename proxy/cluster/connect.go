@@ -187,7 +187,11 @@ func (c *Cluster) open(ctx context.Context, spec *hostSpec, req *Request) (relay
 			return nil, nil, flow.StageConnect, err
 		}
 	}
-	rc, state, err := spec.socket.handshake(ctx, raw, tlsmux.ClientOptions{Host: spec.hostname, ALPN: req.ALPN, ServerName: req.ServerName})
+	alpn := req.ALPN
+	if tls := spec.socket.cfg.TLS; alpn == nil && tls != nil && len(tls.ALPN) == 0 {
+		alpn = req.FallbackALPN
+	}
+	rc, state, err := spec.socket.handshake(ctx, raw, tlsmux.ClientOptions{Host: spec.hostname, ALPN: alpn, ServerName: req.ServerName})
 	if err != nil {
 		raw.Close()
 	}

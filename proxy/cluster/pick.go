@@ -23,6 +23,9 @@ type Request struct {
 	Tried []*Host
 	// ALPN, if not nil, replaces the ALPN protocols of the transport socket.
 	ALPN []string
+	// FallbackALPN takes the place of none: where the transport socket has no
+	// ALPN protocols, and ALPN is nil.
+	FallbackALPN []string
 	// ServerName, if not "", replaces the server name that TLS asks for
 	// (auto_sni).
 	ServerName string

@@ -187,12 +187,28 @@ func (p *Pools) of(req *Request, h *cluster.Host) (*pool, error) {
 		one.choice.Info = req.Choice.Info.NewRequest(req.Choice.Info.Start)
 	}
 	one.choice.Tried = nil
+	one.offer()
 	p.pools[k] = one
 	if p.byHost[h] == nil {
 		p.byHost[h] = map[*pool]struct{}{}
 	}
 	p.byHost[h][one] = struct{}{}
 	return one, nil
+}
+
+// offer says which ALPN protocols the connections offer where nobody else says:
+// those of their HTTP version, or of both for ALPN to decide.
+func (one *pool) offer() {
+	switch one.key.proto {
+	case speaksHTTP1:
+		one.choice.FallbackALPN = []string{"http/1.1"}
+	case speaksHTTP2:
+		one.choice.FallbackALPN = []string{"h2"}
+	case byALPN:
+		if one.choice.ALPN == nil {
+			one.choice.ALPN = []string{"h2", "http/1.1"}
+		}
+	}
 }
 
 // forget drops an empty pool.
