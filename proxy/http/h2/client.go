@@ -103,9 +103,7 @@ func (c *client) drained() {
 	c.mu.Lock()
 	tell := !c.told && c.goneLocked()
 	c.told = c.told || tell
-	if c.finished() {
-		c.stopLocked(errDrained)
-	}
+	c.stopIfThrough()
 	c.mu.Unlock()
 	if tell {
 		c.pool.Drained(c)

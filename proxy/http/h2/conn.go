@@ -224,10 +224,16 @@ func (c *conn) tellEnded() {
 	}
 	c.side.ended()
 	c.mu.Lock()
-	if c.side.finished() {
+	c.stopIfThrough()
+	c.mu.Unlock()
+}
+
+// stopIfThrough ends a connection that takes no more once its last stream has
+// ended and all is written, however long that takes the peer; mu is held.
+func (c *conn) stopIfThrough() {
+	if c.outFrames == 0 && !c.stopped && c.side.finished() {
 		c.stopLocked(errDrained)
 	}
-	c.mu.Unlock()
 }
 
 // reset ends a stream for its receiver. It is called by the goroutine that

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -42,6 +43,35 @@ func TestDrainTakesWhatIsOnItsWayAndEndsWithTheLastStream(t *testing.T) {
 	if q.idles == 0 {
 		t.Error("Idle was not called")
 	}
+}
+
+// A response that is complete goes out, however slowly it is read.
+func TestDrainWaitsForASlowReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cn, sn := memoryPair(t)
+		sn.(*memoryConn).out.limit = 100
+		q := newRecording(nil)
+		srv := NewServer(asSide(sn), q, Options{})
+		r := newRaw(t, cn)
+		r.run(func() *codec.End { return srv.Serve() })
+		io.WriteString(cn, preface)
+		r.fr.WriteSettings()
+		r.get(1, true)
+		rec := <-q.came
+		rec.waitFor(t, "head GET http x / [] end=true")
+		synctest.Wait()
+		sendHead(rec, 200, false)
+		rec.SendData(make([]byte, 10_000), false)
+		synctest.Wait()
+		rec.SendData(make([]byte, 20_000), true)
+		srv.Drain(true)
+		time.Sleep(time.Minute)
+		r.want("HEADERS 1 :status=200", "DATA 1 10000", "DATA 1 16384", "DATA 1 3616 end", "GOAWAY 1 NO_ERROR", "EOF")
+		r.nc.Close()
+		if end := <-r.end; end.By != codec.ByUs || end.Err != nil {
+			t.Errorf("got %+v", end)
+		}
+	})
 }
 
 func TestGoAwayEndsTheClientWithItsLastStream(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -328,4 +329,34 @@ func TestResetIsToldAfterOnGoneHasReturned(t *testing.T) {
 	if got, want := fmt.Sprint(b.lines()[1:]), "[gone reset 1 http2.remote_reset]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+}
+
+// early is a Requests that answers before it has a receiver.
+type early struct{ r *recorder }
+
+func (q *early) Request(s codec.Sender) codec.Receiver {
+	q.r.Sender = s
+	sendHead(s, 503, false)
+	s.SendData(make([]byte, 200_000), true)
+	time.Sleep(time.Second)
+	return q.r
+}
+func (*early) Idle() {}
+
+func TestAnswerBeforeTheReceiverIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &early{newRecorder()}
+		r, _ := rawClient(t, q, Options{})
+		r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+		r.fr.WriteWindowUpdate(0, 1<<20)
+		r.get(1, true)
+		r.data(func(b map[uint32]int) bool { return b[1] == 200_000 })
+		time.Sleep(2 * time.Second) // until Request has returned
+		synctest.Wait()
+		if q.r.gone < 100_000 {
+			t.Errorf("%d bytes were said to be gone", q.r.gone)
+		}
+		r.nc.Close()
+		<-r.end
+	})
 }

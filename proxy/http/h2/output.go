@@ -197,6 +197,7 @@ func (c *conn) writeLoop() {
 		if err != nil {
 			c.broken(err)
 		}
+		c.stopIfThrough()
 	}
 }
 
@@ -242,6 +243,10 @@ func (c *conn) tell() {
 		s.listed = false
 		n, refused := s.gone, s.refused
 		s.gone, s.refused = 0, false
+		if s.r == nil { // attach lists it again
+			s.gone = n
+			continue
+		}
 		if s.muted || n == 0 && !refused {
 			continue
 		}

@@ -49,10 +49,7 @@ func (s *server) Drain(final bool) {
 	b := c.buffer()
 	b.b = appendGoAway(b.b, c.lastTaken, codeNoError, "")
 	c.queued()
-	c.o.Stats.GoAwaySent.Inc()
-	if s.finished() {
-		c.stopLocked(errDrained)
-	}
+	c.o.Stats.GoAwaySent.Inc() // the writer looks whether that was all
 }
 
 func (s *server) ended() {
@@ -78,7 +75,7 @@ func (s *server) newStream(f frame, p []byte) error {
 	}
 	c.mu.Lock()
 	closed := f.stream <= c.lastPeer
-	known := f.stream > c.lastTaken || c.ourResets.has(f.stream)
+	known := closed && (f.stream > c.lastTaken || c.ourResets.has(f.stream))
 	ignored := c.draining || c.stop != nil
 	c.lastPeer = max(c.lastPeer, f.stream)
 	if !closed && !ignored {
@@ -119,7 +116,7 @@ func (s *server) request(f frame) error {
 		st.Reset(codec.Refused)
 		return nil
 	}
-	st.r = r
+	c.attach(st, r)
 	switch {
 	case b.over:
 		head.Release()
@@ -130,17 +127,29 @@ func (s *server) request(f frame) error {
 		return c.malformed(st, b.bad, b.what)
 	}
 	if b.protocol != "" {
-		st.upgrade = b.protocol
 		asUpgrade(head, b.protocol)
 	}
 	r.OnHead(head, end)
 	return nil
 }
 
+// attach gives a stream its receiver, which may have sent something already.
+func (c *conn) attach(s *stream, r codec.Receiver) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.r = r
+	if s.gone > 0 {
+		c.list(s)
+		c.wakeWriter()
+	}
+}
+
 // accept makes the stream of a request.
 func (c *conn) accept(id uint32, h *message.Head, end bool) *stream {
-	st := &stream{c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), connect: h.Method == "CONNECT", declared: c.block.declared}
-	st.recvWindow = int64(c.o.InitialStreamWindow)
+	st := &stream{
+		c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), recvWindow: int64(c.o.InitialStreamWindow),
+		connect: h.Method == "CONNECT", upgrade: c.block.protocol, declared: c.block.declared,
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st.sendWindow = c.peerWindow

@@ -242,23 +242,30 @@ func (c *conn) takeSettings(f frame, p []byte) error {
 		return nil
 	}
 	c.mu.Lock()
-	grown := false
+	defer c.mu.Unlock()
+	grown, window := false, uint32(c.peerWindow)
 	for ; len(p) > 0; p = p[6:] {
 		s := setting{binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])}
 		if err := c.apply(s); err != nil {
-			c.mu.Unlock()
 			return err
 		}
-		grown = grown || s.id == settingMaxStreams
+		switch s.id {
+		case settingMaxStreams:
+			grown = true
+		case settingInitialWindow:
+			window = s.value
+		}
+	}
+	// Once, for it costs a look at each stream, and a frame may have it often.
+	if err := c.applyWindow(window); err != nil {
+		return err
 	}
 	b := c.buffer()
 	b.b = appendFrame(b.b, frame{kind: frameSettings, flags: flagAck})
-	err := c.queuedControl()
 	if grown && !c.server {
 		c.freed = true
 	}
-	c.mu.Unlock()
-	return err
+	return c.queuedControl()
 }
 
 // apply takes one setting of the peer; mu is held.
@@ -274,7 +281,9 @@ func (c *conn) apply(s setting) error {
 	case settingMaxStreams:
 		c.peerStreams = s.value
 	case settingInitialWindow:
-		return c.applyWindow(s.value)
+		if s.value > maxWindow {
+			return connErrorf(codeFlowControl, "SETTINGS_INITIAL_WINDOW_SIZE of %d", s.value)
+		}
 	case settingMaxFrameSize:
 		if s.value < maxFrame || s.value > maxFrameTop {
 			return connErrorf(codeProtocol, "SETTINGS_MAX_FRAME_SIZE of %d", s.value)
@@ -289,10 +298,10 @@ func (c *conn) apply(s setting) error {
 
 // applyWindow changes the windows of all open streams; mu is held.
 func (c *conn) applyWindow(value uint32) error {
-	if value > maxWindow {
-		return connErrorf(codeFlowControl, "SETTINGS_INITIAL_WINDOW_SIZE of %d", value)
-	}
 	more := int64(value) - c.peerWindow
+	if more == 0 {
+		return nil
+	}
 	c.peerWindow = int64(value)
 	for _, s := range c.streams {
 		if s.sendWindow += more; s.sendWindow > maxWindow {
