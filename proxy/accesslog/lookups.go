@@ -44,7 +44,7 @@ func addLookups(all map[string]spec) {
 		return operator{}, fmt.Errorf("%q is no kind of metadata", kind)
 	}}
 	all["FILTER_STATE"] = spec{argument: needsArgument, length: true, make: filterState(
-		func(i *flow.Info, key string) (string, bool) { s, ok := i.FilterState[key]; return s, ok })}
+		(*flow.Info).State)}
 	all["UPSTREAM_FILTER_STATE"] = spec{argument: needsArgument, length: true, make: filterState(
 		func(*flow.Info, string) (string, bool) { return "", false })}
 	all["ENVIRONMENT"] = spec{argument: needsArgument, length: true, make: func(name string) (operator, error) {

@@ -5,23 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
+	"outrider/proxy/istio/peer"
 	"outrider/proxy/relay"
 	"outrider/proxy/stats"
 	"outrider/tlsmux"
 )
 
-// The filter state of a peer; downstream and upstream are its directions.
-// Envoy 1.40 has only the first name; the wasm ones are of Istio's own proxy.
+// The sides of an exchange; the filter state of a peer begins with them.
 const (
-	peerState      = "_peer"
-	wasmPrefix     = "wasm."
-	peerIDSuffix   = "_id"
-	peerNotFound   = "peer_not_found"
 	downstreamSide = "downstream"
 	upstreamSide   = "upstream"
+	peerIDSuffix   = "_peer_id" // after peer.WASMPrefix and the side: of Istio's own proxy
 )
 
 // metadataExchange is istio.metadata_exchange on the downstream side: where
@@ -149,7 +147,7 @@ func (x *exchange) notFound() {
 	}
 	x.conn.mu.Lock()
 	defer x.conn.mu.Unlock()
-	x.conn.Info.SetState(peerNotFound, "true")
+	x.conn.Info.SetState(peer.NotFoundState, "true")
 }
 
 // prologue reads the peer's frame; what it returns belongs to the application.
@@ -177,14 +175,17 @@ func (x *exchange) prologue(from relay.Conn) ([]byte, error) {
 func (x *exchange) found(got receivedFrame) {
 	x.conn.mu.Lock()
 	defer x.conn.mu.Unlock()
-	info, key := x.conn.Info, x.direction+peerState
-	if s := got.values.GetFields()[keyMetadata]; s != nil {
-		w := workloadOf(s.GetStructValue(), x.cfg.AdditionalLabels)
-		info.SetState(key, w.state())
-		info.SetState(wasmPrefix+key, w.state())
+	info := x.conn.Info
+	if s := got.values.GetFields()[peer.MetadataHeader]; s != nil {
+		p := peer.New(peer.FromStruct(s.GetStructValue(), x.cfg.AdditionalLabels))
+		if x.direction == downstreamSide {
+			info.DownstreamPeer = p
+		} else {
+			info.UpstreamPeer = p
+		}
 	}
-	if id := got.values.GetFields()[keyMetadataID].GetStringValue(); id != "" {
-		info.SetState(wasmPrefix+key+peerIDSuffix, id)
+	if id := got.values.GetFields()[peer.MetadataIDHeader].GetStringValue(); id != "" {
+		info.SetState(peer.WASMPrefix+x.direction+peerIDSuffix, id)
 	}
 }
 
@@ -211,10 +212,9 @@ func checkOrder(cfg []*config.NetworkFilter) error {
 }
 
 func isPeerState(key string) bool {
+	key = strings.TrimSuffix(strings.TrimPrefix(key, peer.WASMPrefix), peer.ObjectSuffix)
 	switch key {
-	case peerNotFound, downstreamSide + peerState, upstreamSide + peerState,
-		wasmPrefix + downstreamSide + peerState, wasmPrefix + upstreamSide + peerState,
-		wasmPrefix + downstreamSide + peerState + peerIDSuffix, wasmPrefix + upstreamSide + peerState + peerIDSuffix:
+	case peer.NotFoundState, peer.DownstreamState, peer.UpstreamState, downstreamSide + peerIDSuffix, upstreamSide + peerIDSuffix:
 		return true
 	}
 	return false

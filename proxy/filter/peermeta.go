@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"outrider/proxy/config"
+	"outrider/proxy/istio/peer"
 	"outrider/proxy/relay"
 )
 
@@ -19,9 +21,6 @@ const (
 	frameMagic  = 0x3D230467
 	frameHeader = 8
 	structURL   = "type.googleapis.com/google.protobuf.Struct"
-
-	keyMetadata   = "x-envoy-peer-metadata"
-	keyMetadataID = "x-envoy-peer-metadata-id"
 )
 
 // maxFrame bounds what a peer can make us hold. Envoy has no limit; what
@@ -30,6 +29,16 @@ const maxFrame = 64 << 10
 
 // maxDepth is protobuf's own limit of nesting in C++, which is Envoy's.
 const maxDepth = 100
+
+// frameOf is the frame that this proxy sends, made once for a configuration.
+func frameOf(node *config.Node, additional []string) ([]byte, error) {
+	w := peer.Local(node.Metadata, node.Locality.Region, node.Locality.Zone, additional)
+	s := &structpb.Struct{Fields: map[string]*structpb.Value{peer.MetadataHeader: structpb.NewStructValue(w.Struct())}}
+	if node.ID != "" {
+		s.Fields[peer.MetadataIDHeader] = structpb.NewStringValue(node.ID)
+	}
+	return formatFrame(s)
+}
 
 // formatFrame is the frame that carries s.
 func formatFrame(s *structpb.Struct) ([]byte, error) {

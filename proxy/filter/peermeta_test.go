@@ -19,6 +19,7 @@ import (
 	"outrider/proxy/cluster"
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
+	"outrider/proxy/istio/peer"
 	"outrider/proxy/relay"
 	"outrider/proxy/stats"
 )
@@ -97,19 +98,6 @@ func TestFrameCarriesTheWorkload(t *testing.T) {
 	}
 }
 
-func TestOwnerTellsTheKindOfWorkload(t *testing.T) {
-	for owner, want := range map[string]string{
-		"kubernetes://apis/apps/v1/namespaces/ns/deployments/w": "deployment",
-		"kubernetes://apis/apps/v1/namespaces/ns/cronjobs/w":    "cronjob",
-		"kubernetes://apis/apps/v1/namespaces/ns/daemonsets/w":  "",
-		"deployments/w": "", "s/w": "", "w": "", "": "",
-	} {
-		if got := kindOf(owner, "w"); got != want {
-			t.Errorf("kind of %q is %q, want %q", owner, got, want)
-		}
-	}
-}
-
 // exchangeCase is what a peer sends and what must come of it.
 type exchangeCase struct {
 	send []byte
@@ -155,7 +143,12 @@ func checkExchanged(t *testing.T, reg *stats.Registry, info *flow.Info, side str
 		want = map[string]string{"peer_not_found": "true"}
 	}
 	if c.stat == "" {
-		want = map[string]string{side + "_peer": peerFacts, "wasm." + side + "_peer": peerFacts, "wasm." + side + "_peer_id": node(t).ID}
+		want = map[string]string{"wasm." + side + "_peer_id": node(t).ID}
+		for _, name := range []string{side + "_peer", "wasm." + side + "_peer", side + "_peer_obj"} {
+			if got, ok := info.State(name); !ok || got != peerFacts {
+				t.Errorf("filter state %q is %s, want %s", name, got, peerFacts)
+			}
+		}
 	} else if n := exchangeStat(reg, c.stat); n != 1 {
 		t.Errorf("%s is %d, want 1", c.stat, n)
 	}
@@ -409,8 +402,7 @@ func FuzzMetadataExchange(f *testing.F) {
 			if pieces.read != frameHeader+size || got.pass != nil {
 				t.Errorf("%d bytes read of a frame of %d, %d passed on", pieces.read, size, len(got.pass))
 			}
-			w := workloadOf(got.values.GetFields()[keyMetadata].GetStructValue(), nil)
-			_ = w.state()
+			_ = peer.New(peer.FromStruct(got.values.GetFields()[peer.MetadataHeader].GetStructValue(), nil)).Text()
 		}
 	})
 }

@@ -69,7 +69,7 @@ const (
 	evilID = "spiffe://prod/ns/evil/sa/x"
 )
 
-func peer(t *testing.T, verified bool, uris ...string) *tlsmux.State {
+func verifiedPeer(t *testing.T, verified bool, uris ...string) *tlsmux.State {
 	t.Helper()
 	cert := certOf(t, pkix.Name{CommonName: "cart", Organization: []string{"acme"}}, uris, []string{"cart.web"})
 	return &tlsmux.State{Peer: []*x509.Certificate{cert}, PeerVerified: verified}
@@ -243,7 +243,7 @@ func TestExplainNamesTheFirstCriterionThatFailed(t *testing.T) {
 	)
 	ch := mustChain(t, Deps{}, &config.NetworkFilter{Name: "authz", RBAC: &config.RBAC{StatPrefix: "x", Rules: set}}, echoFilter())
 	info := described()
-	info.Downstream = peer(t, true, evilID)
+	info.Downstream = verifiedPeer(t, true, evilID)
 	want := []Verdict{{
 		Filter: "authz", Type: "rbac", Denied: true,
 		Reason: `rbac: denied: none of 2 ALLOW policies matches peer ` + evilID + `, cart.web, CN=cart,O=acme from 10.0.0.7:40000 to 10.1.2.3:8443, server name "orders.shop"`,
@@ -266,8 +266,8 @@ func TestExplainNamesTheFirstCriterionThatFailed(t *testing.T) {
 	}{
 		"plaintext":   {want: "without TLS"},
 		"anonymous":   {tls: &tlsmux.State{}, want: "without certificate"},
-		"unverified":  {tls: peer(t, false, webID), want: "with an unverified certificate (" + webID + ", cart.web, CN=cart,O=acme)"},
-		"is the peer": {tls: peer(t, true, webID), want: ""},
+		"unverified":  {tls: verifiedPeer(t, false, webID), want: "with an unverified certificate (" + webID + ", cart.web, CN=cart,O=acme)"},
+		"is the peer": {tls: verifiedPeer(t, true, webID), want: ""},
 	} {
 		info.Downstream = c.tls
 		v := ch.Explain(info)[0]

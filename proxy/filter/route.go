@@ -79,7 +79,7 @@ func (r *route) hash(info *flow.Info) (uint64, bool) {
 	if r.bySource && info.Remote.IsIP() {
 		return xxhash.Sum64String(info.Remote.Addr().String()), true
 	}
-	if v, ok := info.FilterState[r.byState]; ok && r.byState != "" {
+	if v, ok := info.State(r.byState); ok && r.byState != "" {
 		return xxhash.Sum64String(v), true
 	}
 	return 0, false

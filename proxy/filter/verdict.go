@@ -70,9 +70,10 @@ func scratch(info *flow.Info) *flow.Info {
 		ProxyHeader: info.ProxyHeader, TLVs: info.TLVs,
 		Listener: info.Listener, FilterChain: info.FilterChain,
 		TransportProtocol: info.TransportProtocol, SNI: info.SNI, ALPNs: info.ALPNs,
-		Downstream:  info.Downstream,
-		HTTP:        info.HTTP,
-		FilterState: maps.Clone(info.FilterState),
+		Downstream:     info.Downstream,
+		HTTP:           info.HTTP,
+		FilterState:    maps.Clone(info.FilterState),
+		DownstreamPeer: info.DownstreamPeer, UpstreamPeer: info.UpstreamPeer,
 	}
 	if info.DynamicMetadata != nil {
 		s.DynamicMetadata = map[string]*structpb.Struct{}

@@ -88,6 +88,7 @@ func (i *Info) NewRequest(start time.Time) *Info {
 	for k, v := range i.FilterState {
 		out.SetState(k, v)
 	}
+	out.DownstreamPeer, out.UpstreamPeer = i.DownstreamPeer, i.UpstreamPeer
 	r.http.Connection = i
 	out.HTTP = &r.http
 	return out

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"outrider/proxy/istio/peer"
 	"outrider/tlsmux"
 )
 
@@ -132,7 +133,11 @@ type Info struct {
 	// DynamicMetadata is by namespace (Envoy: dynamicMetadata); nil if none.
 	DynamicMetadata map[string]*structpb.Struct
 	// FilterState is by object name, as text (Envoy: filterState); nil if none.
+	// Ask State, which knows the peers too.
 	FilterState map[string]string
+	// DownstreamPeer and UpstreamPeer are what the workloads at the ends say of
+	// themselves (Istio's metadata exchange); nil if nothing.
+	DownstreamPeer, UpstreamPeer *peer.Peer
 }
 
 // Reset is how a TCP connection was reset.
@@ -175,4 +180,28 @@ func (i *Info) SetState(name, value string) {
 		i.FilterState = map[string]string{}
 	}
 	i.FilterState[name] = value
+}
+
+// State is an object of the filter state: one that was set, or a peer under one
+// of Istio's names for it.
+func (i *Info) State(name string) (string, bool) {
+	if v, ok := i.FilterState[name]; ok {
+		return v, true
+	}
+	if p := i.PeerState(name); p != nil {
+		return p.Text(), true
+	}
+	return "", false
+}
+
+// PeerState is the peer that name is the filter state object of; nil if none
+// is.
+func (i *Info) PeerState(name string) *peer.Peer {
+	switch name {
+	case peer.DownstreamState, peer.WASMPrefix + peer.DownstreamState, peer.DownstreamState + peer.ObjectSuffix:
+		return i.DownstreamPeer
+	case peer.UpstreamState, peer.WASMPrefix + peer.UpstreamState, peer.UpstreamState + peer.ObjectSuffix:
+		return i.UpstreamPeer
+	}
+	return nil
 }

@@ -244,12 +244,12 @@ type filterState struct {
 }
 
 func (s filterState) match(f *facts) bool {
-	v, ok := f.FilterState[s.key]
+	v, ok := (*flow.Info)(f).State(s.key)
 	return ok && s.m.Match(v)
 }
 
 func (s filterState) why(f *facts) string {
-	v, ok := f.FilterState[s.key]
+	v, ok := (*flow.Info)(f).State(s.key)
 	if !ok {
 		return s.String() + ": it is not set"
 	}

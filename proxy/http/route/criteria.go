@@ -116,7 +116,7 @@ func (c *Criteria) connection(r *Request, t *Trial) bool {
 	}
 	for i := range cfg.FilterState {
 		f := &cfg.FilterState[i]
-		v, ok := r.Info.FilterState[f.Key]
+		v, ok := r.Info.State(f.Key)
 		if !ok || !f.String.Match(v) {
 			return t != nil && t.fails("filter_state", func() string { return fmt.Sprintf("%s %s: it is %q", f.Key, f.String, v) })
 		}

@@ -84,7 +84,7 @@ func (p *hashPolicy) one(r *Request, cookies *[]string) (uint64, bool) {
 		v, ok := query(r.Head.Path, c.Query)
 		return xxhash.Sum64String(v), ok
 	case c.FilterState != "":
-		v, ok := r.Info.FilterState[c.FilterState]
+		v, ok := r.Info.State(c.FilterState)
 		return xxhash.Sum64String(v), ok
 	}
 	return 0, false
