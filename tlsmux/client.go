@@ -60,7 +60,7 @@ func (c *Client) Handshake(ctx context.Context, conn net.Conn, o ClientOptions) 
 		return nil, notReady(Upstream, err)
 	}
 	r := newRecords(conn)
-	return m.shake(ctx, tls.Client(r, m.variant(c.SNI(o), o.ALPN)), r, Upstream)
+	return m.shake(ctx, tls.Client, m.variant(c.SNI(o), o.ALPN), r, Upstream)
 }
 
 // defaultCurves are Envoy's for a client. A post-quantum share, which

@@ -1,32 +1,40 @@
 package tlsmux
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"os"
 	"syscall"
+
+	"outrider/tlsmux/wait"
 )
 
-// Conn is a connection after its handshake. Read, ReadReady and
-// WaitReadable are for one goroutine at a time, Write and CloseWrite for
-// another.
+// Conn is a connection after its handshake. Read, ReadLazy and WaitReadable
+// are for one goroutine at a time, Write and CloseWrite for another.
 //
 // Its Read ends with io.EOF after a close_notify, and after a bare FIN between
 // two records, as Envoy takes both for the end of the stream. A FIN within a
 // record is io.ErrUnexpectedEOF: there, bytes are certainly missing.
 type Conn struct {
-	*tls.Conn
-	records *records
-	state   *State
-	side    Side
+	*records
+	layer layer
+	state *State
+	side  Side
+}
 
-	// Reading side.
-	first  [1]byte
-	peeked bool // first is the next byte to read
-	rest   bool // crypto/tls may have the rest of a record
-	over   bool // crypto/tls has met the end or a failure, and will say so again
+// layer makes application data of records, and records of application data:
+// layer13 for TLS 1.3, crypto/tls for what came before. Its Read returns at
+// least one byte or an error, with all that is there without asking the kernel
+// again.
+type layer interface {
+	Read(p []byte) (int, error)
+	ReadLazy(b wait.Buffer) (int, error)
+	WaitReadable() error
+	Write(p []byte) (int, error)
+	// closeWrite sends a close_notify.
+	closeWrite() error
+	// close sends one if there is room for it.
+	close() error
 }
 
 // State is what the handshake established.
@@ -41,125 +49,38 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n := 1
-	if c.peeked {
-		p[0], c.peeked = c.first[0], false
-	} else {
-		var err error
-		n, err = c.Conn.Read(p)
-		if c.noted(n == len(p), err); err != nil {
-			return n, c.readFailure(err)
-		}
-	}
-	for n < len(p) && (c.rest || c.records.hasRecord()) {
-		m, err := c.readNow(p[n:])
-		n += m
-		if err != nil {
-			break // there are bytes to return first; crypto/tls says it again
-		}
-	}
-	return n, nil
+	n, err := c.layer.Read(p)
+	return n, c.failure(err)
 }
 
-// readNow reads without waiting, or fails with errWouldBlock.
-func (c *Conn) readNow(p []byte) (int, error) {
-	c.records.nonblock = true
-	n, err := c.Conn.Read(p)
-	c.records.nonblock = false
-	c.noted(n == len(p), err)
-	return n, err
+// ReadLazy is WaitReadable and Read: b is asked for room when there is
+// something to decrypt into it.
+func (c *Conn) ReadLazy(b wait.Buffer) (int, error) {
+	n, err := c.layer.ReadLazy(b)
+	return n, c.failure(err)
 }
 
-// noted keeps what a read of crypto/tls tells about the next.
-func (c *Conn) noted(filled bool, err error) {
-	c.rest = filled
-	c.over = err != nil && !errors.Is(err, errWouldBlock{}) && !errors.Is(err, os.ErrDeadlineExceeded)
-}
-
-func (c *Conn) readFailure(err error) error {
-	if err != io.EOF && alertOf(err) != 0 {
+func (c *Conn) failure(err error) error {
+	if err != nil && err != io.EOF && alertOf(err) != 0 {
 		return failure(c.side, err)
 	}
 	return err
 }
 
-// ReadReady reads what can be had without waiting, up to len(p): 0 and nil if
-// that is nothing.
-func (c *Conn) ReadReady(p []byte) (int, error) {
-	n := 0
-	if c.peeked && len(p) > 0 {
-		p[0], c.peeked = c.first[0], false
-		n = 1
-	}
-	for n < len(p) {
-		m, err := c.readNow(p[n:])
-		n += m
-		switch {
-		case errors.Is(err, errWouldBlock{}):
-			return n, nil
-		case err != nil:
-			return n, c.readFailure(err)
-		}
-	}
-	return n, nil
-}
-
-// peek decrypts what is there until there is a byte of application data.
-func (c *Conn) peek() error {
-	n, err := c.readNow(c.first[:])
-	c.peeked = n == 1
-	return err
-}
-
 // WaitReadable waits, without a buffer, until there is application data, the
 // end or a failure. Records without any (session tickets, key updates) are
-// dealt with in here, and it waits on. The end, and what crypto/tls refuses, is
-// for Read to say.
-func (c *Conn) WaitReadable() error {
-	for !c.peeked && !c.over {
-		if !c.rest {
-			if err := c.records.await(); err != nil {
-				return err
-			}
-		}
-		if err := c.peek(); err != nil && !c.over && !errors.Is(err, errWouldBlock{}) {
-			return err
-		}
-	}
-	return nil
-}
+// dealt with in here, and it waits on. The end, and what is refused, is for
+// Read to say.
+func (c *Conn) WaitReadable() error { return c.layer.WaitReadable() }
 
 // Write writes all of p, however many records that makes, in one system call
 // for each 64 KiB.
-func (c *Conn) Write(p []byte) (int, error) {
-	if len(p) <= maxPlaintext {
-		return c.Conn.Write(p) // one record: it is one system call anyway
-	}
-	written := 0
-	for len(p) > 0 {
-		n, err := c.writeAtOnce(p[:min(len(p), 4*maxPlaintext)])
-		written += n
-		if err != nil {
-			return written, err
-		}
-		p = p[n:]
-	}
-	return written, nil
-}
-
-func (c *Conn) writeAtOnce(p []byte) (int, error) {
-	buf := c.records.cork()
-	n, err := c.Conn.Write(p)
-	if ferr := c.records.uncork(buf); err == nil && ferr != nil {
-		return 0, ferr
-	}
-	return n, err
-}
+func (c *Conn) Write(p []byte) (int, error) { return c.layer.Write(p) }
 
 // CloseWrite sends a close_notify and a FIN (RFC 8446, section 6.1). The other
 // direction goes on.
 func (c *Conn) CloseWrite() error {
-	err := c.Conn.CloseWrite()
+	err := c.layer.closeWrite()
 	half, ok := c.NetConn().(interface{ CloseWrite() error })
 	if !ok {
 		return err
@@ -173,7 +94,7 @@ func (c *Conn) CloseWrite() error {
 // Close closes at once. A close_notify goes out if there is room for it.
 func (c *Conn) Close() error {
 	c.records.closing.Store(true)
-	err := c.Conn.Close()
+	err := c.layer.close()
 	if errors.Is(err, errWouldBlock{}) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		return nil // only the close_notify was lost
 	}

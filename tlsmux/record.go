@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// records is the connection beneath a tls.Conn. crypto/tls makes one system
-// call for each record; records makes one for as many as there are:
+// records is the connection beneath TLS, as records: of crypto/tls during the
+// handshake, and after it of a layer13 or of crypto/tls again. crypto/tls makes
+// one system call for each record; records makes one for as many as there are:
 //
 //   - it reads ahead into a pooled buffer, and hands crypto/tls never more than
 //     the record it asks for, so that what is left over stays here, where an
@@ -21,8 +22,8 @@ import (
 //     own for ever;
 //   - while corked it collects written records, and writes them at once.
 //
-// An idle connection holds no buffer of it: not even after part of a record,
-// which crypto/tls is given as it comes.
+// An idle connection holds no buffer of it. One that waits for the rest of a
+// record holds what has come of it: crypto/tls does, or part.
 type records struct {
 	net.Conn
 	raw syscall.RawConn // nil: no descriptor of our own kind, plain reads
@@ -30,6 +31,10 @@ type records struct {
 	// Reading side; used by one reader at a time.
 	buf        *[readAhead]byte // nil while empty
 	start, end int              // of what is buffered
+	// part has the first partLen bytes of a record while a layer13 waits for
+	// the others; nil else.
+	part       *[maxRecord]byte
+	partLen    int
 	head       [recordHeaderSize]byte
 	have, sent int  // bytes of head that have come, and been handed out
 	left       int  // bytes of the current record's body not handed out yet
@@ -40,6 +45,11 @@ type records struct {
 	pollErr    error
 	broken     error // the socket told its failure, and tells it once
 
+	// over says that a layer13 has the records: crypto/tls reads what was made
+	// for it, given, and nothing else.
+	over  bool
+	given []byte
+
 	closing atomic.Bool // writes are tried once and never wait
 	mu      sync.Mutex
 	corked  bool   // guarded by mu
@@ -49,19 +59,21 @@ type records struct {
 
 // readAhead holds four records of the largest size; its sibling for writing
 // holds what a 64 KiB write makes.
-const readAhead = 4 * (recordHeaderSize + maxPlaintext + recordOverhead)
+const readAhead = 4 * maxRecord
 
 // Sizes of RFC 8446, sections 5.1 and 5.2.
 const (
 	recordHeaderSize = 5
 	maxPlaintext     = 16 << 10
 	recordOverhead   = 256
+	maxRecord        = recordHeaderSize + maxPlaintext + recordOverhead
 )
 
 //nolint:gochecknoglobals // pools have no state of their own
 var (
 	readBuffers  = sync.Pool{New: func() any { return new([readAhead]byte) }}
 	writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, readAhead); return &b }}
+	partBuffers  = sync.Pool{New: func() any { return new([maxRecord]byte) }}
 )
 
 // errWouldBlock is temporary in crypto/tls's eyes: it keeps its state, and the
@@ -93,6 +105,9 @@ func newRecords(c net.Conn) *records {
 
 // Read gives bytes of the current record only.
 func (r *records) Read(p []byte) (int, error) {
+	if r.over {
+		return r.readGiven(p)
+	}
 	for r.have < recordHeaderSize {
 		if r.start == r.end {
 			if err := r.fill(); err != nil {
@@ -123,6 +138,15 @@ func (r *records) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+func (r *records) readGiven(p []byte) (int, error) {
+	n := copy(p, r.given)
+	r.given = r.given[n:]
+	if n == 0 {
+		return 0, errWouldBlock{}
+	}
+	return n, nil
+}
+
 // atEnd hands out what is less than a header when no more comes: crypto/tls
 // judges it.
 func (r *records) atEnd(p []byte, err error) (int, error) {
@@ -149,8 +173,30 @@ func (r *records) drop() {
 	}
 }
 
-// fill puts at least one byte into the empty buffer, taking one only when
-// there is something to put into it.
+// next is the next record, header included, if all of it is buffered; else
+// nil. It stays where it is until consume.
+func (r *records) next() []byte {
+	n := r.end - r.start
+	if n < recordHeaderSize {
+		return nil
+	}
+	b := r.buf[r.start:r.end]
+	if whole := recordHeaderSize + int(binary.BigEndian.Uint16(b[3:])); whole <= n {
+		return b[:whole:whole]
+	}
+	return nil
+}
+
+// header is that of the next record; nil if less has come.
+func (r *records) header() []byte {
+	if r.end-r.start < recordHeaderSize {
+		return nil
+	}
+	return r.buf[r.start : r.start+recordHeaderSize]
+}
+
+// fill adds at least one byte to what is buffered, which must be less than a
+// record, holding no more than that while it waits.
 func (r *records) fill() error {
 	if r.broken != nil {
 		return r.broken
@@ -175,26 +221,53 @@ func (r *records) fill() error {
 		r.dry = false // the end is to be seen again, whether we wait or not
 		return io.EOF
 	}
-	r.end = r.pollN
-	r.dry = r.end < readAhead
+	r.dry = r.end+r.pollN < readAhead
+	r.end += r.pollN
 	return nil
 }
 
-// tryRead is one read(2). It is false, holding nothing, if the socket has
-// nothing and we may wait.
+// tryRead is one read(2). It is false, holding no more than the part of a
+// record, if the socket has nothing and we may wait.
 func (r *records) tryRead(fd uintptr) bool {
-	r.buf = readBuffers.Get().(*[readAhead]byte)
+	r.take()
 	for {
-		r.pollN, r.pollErr = unix.Read(int(fd), r.buf[:])
+		r.pollN, r.pollErr = unix.Read(int(fd), r.buf[r.end:])
 		if r.pollErr != unix.EINTR {
 			break
 		}
 	}
 	if r.pollErr != nil || r.pollN == 0 {
-		r.drop()
+		r.shrink()
 	}
 	return r.pollErr != unix.EAGAIN || r.nonblock
 }
+
+// take makes room behind what is buffered.
+func (r *records) take() {
+	switch {
+	case r.buf == nil:
+		r.buf = readBuffers.Get().(*[readAhead]byte)
+		if r.part != nil {
+			r.start, r.end = 0, copy(r.buf[:], r.part[:r.partLen])
+			partBuffers.Put(r.part)
+			r.part, r.partLen = nil, 0
+		}
+	case r.start > 0:
+		r.start, r.end = 0, copy(r.buf[:], r.buf[r.start:r.end])
+	}
+}
+
+// shrink gives the buffer back, and keeps what is in it.
+func (r *records) shrink() {
+	if r.start < r.end {
+		r.part = partBuffers.Get().(*[maxRecord]byte)
+		r.partLen = copy(r.part[:], r.buf[r.start:r.end])
+	}
+	r.drop()
+}
+
+// buffered reports whether there are bytes that have not been handed on.
+func (r *records) buffered() bool { return r.start < r.end || r.part != nil }
 
 // fillPlain is for connections without a descriptor. It holds a buffer while
 // it waits, and cannot tell what is there without waiting.
@@ -202,13 +275,14 @@ func (r *records) fillPlain() error {
 	if r.nonblock {
 		return errWouldBlock{}
 	}
-	r.buf = readBuffers.Get().(*[readAhead]byte)
-	n, err := r.Conn.Read(r.buf[:])
-	r.end, r.dry = n, true
+	r.take()
+	n, err := r.Conn.Read(r.buf[r.end:])
+	r.end += n
+	r.dry = true
 	if n > 0 {
 		return nil
 	}
-	r.drop()
+	r.shrink()
 	if err == io.EOF {
 		r.dry = false
 	}
@@ -273,6 +347,11 @@ func (r *records) writeOnce(p []byte) (int, error) {
 		return 0, errWouldBlock{}
 	}
 	defer r.mu.Unlock()
+	return r.tryWrite(p)
+}
+
+// tryWrite writes what there is room for; mu is held.
+func (r *records) tryWrite(p []byte) (int, error) {
 	if r.raw == nil || r.failed != nil {
 		return r.send(p)
 	}

@@ -50,7 +50,7 @@ func (s *Server) Handshake(ctx context.Context, c net.Conn) (*Conn, error) {
 		return nil, err
 	}
 	r := newRecords(c)
-	return m.shake(ctx, tls.Server(r, m.config), r, Downstream)
+	return m.shake(ctx, tls.Server, m.config, r, Downstream)
 }
 
 // material is what is made from the secrets' current revision.
@@ -159,6 +159,9 @@ func (s *Server) configFor(m *material, hello *tls.ClientHelloInfo) (*tls.Config
 			return nil, nil
 		}
 	}
+	if a := attemptOf(hello.Context()); a != nil {
+		return a.handover.config(m.noALPN), nil
+	}
 	return m.noALPN, nil
 }
 
@@ -202,7 +205,10 @@ func asOfStart(notAfter, now time.Time) time.Time {
 
 // attempt is what the callbacks of one handshake leave for its end. It travels
 // in the handshake's context.
-type attempt struct{ local *tls.Certificate }
+type attempt struct {
+	local    *tls.Certificate
+	handover handover
+}
 
 type attemptKey struct{}
 
@@ -212,12 +218,13 @@ func attemptOf(ctx context.Context) *attempt {
 }
 
 // shake runs a handshake and gathers what it established.
-func (m *material) shake(ctx context.Context, t *tls.Conn, r *records, side Side) (*Conn, error) {
+func (m *material) shake(ctx context.Context, begin func(net.Conn, *tls.Config) *tls.Conn, cfg *tls.Config, r *records, side Side) (*Conn, error) {
+	a := &attempt{handover: handover{keyLog: cfg.KeyLogWriter}}
+	t := begin(r, a.handover.config(cfg))
 	if d, ok := ctx.Deadline(); ok {
 		r.Conn.SetDeadline(d)
 	}
 	stop := context.AfterFunc(ctx, func() { r.Conn.SetDeadline(time.Unix(1, 0)) })
-	a := &attempt{}
 	err := t.HandshakeContext(context.WithValue(context.Background(), attemptKey{}, a))
 	if !stop() && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -231,5 +238,8 @@ func (m *material) shake(ctx context.Context, t *tls.Conn, r *records, side Side
 	if cs.DidResume && a.local == nil {
 		a.local = m.local.first()
 	}
-	return &Conn{Conn: t, records: r, side: side, state: m.state(&cs, questionOf(&cs, side), a.local)}, nil
+	return &Conn{
+		records: r, layer: a.handover.layer(t, &cs, r, side, cfg.ClientSessionCache != nil),
+		side: side, state: m.state(&cs, questionOf(&cs, side), a.local),
+	}, nil
 }

@@ -11,5 +11,17 @@ type buffer [bufferSize]byte
 //nolint:gochecknoglobals // a pool has no state of its own
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
-func takeBuffer() *buffer  { return buffers.Get().(*buffer) }
-func giveBuffer(b *buffer) { buffers.Put(b) }
+// room is a buffer while there is something in it.
+type room struct{ buf *buffer }
+
+// Take takes a buffer from the pool (wait.Buffer).
+func (r *room) Take() []byte {
+	r.buf = buffers.Get().(*buffer)
+	return r.buf[:]
+}
+
+// Drop gives it back (wait.Buffer).
+func (r *room) Drop() {
+	buffers.Put(r.buf)
+	r.buf = nil
+}

@@ -5,58 +5,39 @@ import "io"
 // carry moves bytes until the source ends (nil) or either side fails. While the
 // source is silent it holds no buffer.
 func (d *flow) carry() (failed, error) {
-	if src, ok := d.src.(*plain); ok && src.wait != nil {
-		if dst, ok := d.dst.(*plain); ok && dst.wait != nil {
-			return d.carrySocket(src, dst)
-		}
-		return d.carrySocket(src, nil)
-	}
+	src, dst := socket(d.src), socket(d.dst)
 	for {
-		if err := d.src.WaitReadable(); err != nil {
-			return reading, err
+		n, rerr := ReadLazy(d.src, &d.room)
+		if n > 0 {
+			err := d.passOn(d.room.buf[:n])
+			d.room.Drop()
+			if err != nil {
+				return writing, err
+			}
 		}
-		if f, err := d.carryOnce(); err != nil {
-			return f, atEnd(err)
+		if rerr != nil {
+			return reading, atEnd(rerr)
 		}
-	}
-}
-
-// carryOnce carries what one read brings. io.EOF is the end of the source.
-func (d *flow) carryOnce() (failed, error) {
-	buf := takeBuffer()
-	defer giveBuffer(buf)
-	n, err := d.src.Read(buf[:])
-	return d.passOn(buf[:n], err)
-}
-
-// passOn writes what a read has brought, with its error.
-func (d *flow) passOn(b []byte, rerr error) (failed, error) {
-	d.received(len(b))
-	if err := d.write(b); err != nil {
-		return writing, err
-	}
-	return reading, rerr
-}
-
-// carrySocket is carry from a plaintext socket. If dst is one as well, the
-// kernel moves the bytes while there are many.
-func (d *flow) carrySocket(src, dst *plain) (failed, error) {
-	for {
-		buf, n, err := src.readPooled()
-		if err != nil {
-			return reading, atEnd(err)
-		}
-		f, err := d.passOn(buf[:n], nil)
-		giveBuffer(buf)
-		if err != nil {
-			return f, err
-		}
-		if dst != nil && n >= spliceAfter {
-			if f, err = d.splice(src, dst); err != nil {
+		if n >= spliceAfter && src != nil && dst != nil {
+			if f, err := d.splice(src, dst); err != nil {
 				return f, atEnd(err)
 			}
 		}
 	}
+}
+
+// socket is c if the kernel can move its bytes itself; nil else.
+func socket(c Conn) *plain {
+	if p, ok := c.(*plain); ok && p.wait != nil {
+		return p
+	}
+	return nil
+}
+
+// passOn writes what a read has brought.
+func (d *flow) passOn(b []byte) error {
+	d.received(len(b))
+	return d.write(b)
 }
 
 // atEnd is err, and nil for the end of the source. A write never fails with

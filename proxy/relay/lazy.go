@@ -4,15 +4,12 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"outrider/tlsmux/wait"
 )
 
 // Buffer is what ReadLazy reads into.
-type Buffer interface {
-	// Take is the room to read into. It is called when there may be something.
-	Take() []byte
-	// Drop says that nothing was read into what Take gave.
-	Drop()
-}
+type Buffer = wait.Buffer
 
 // Lazy is a Conn that waits and reads at once. One that is around another
 // implements it with ReadLazy on that.

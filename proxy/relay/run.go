@@ -163,6 +163,7 @@ type flow struct {
 	src, dst Conn
 	first    func(Conn) ([]byte, error)
 	in, out  *atomic.Uint64
+	room     room
 	splicing *splicing // nil until there are many bytes
 }
 

@@ -64,3 +64,11 @@ func (w *Readable) readable(fd uintptr) bool {
 
 // Raw is the socket's descriptor.
 func (w *Readable) Raw() syscall.RawConn { return w.raw }
+
+// Buffer is room that a reader asks for when there is something to read.
+type Buffer interface {
+	// Take is the room to read into. It is called when there may be something.
+	Take() []byte
+	// Drop says that nothing was read into what Take gave.
+	Drop()
+}
