@@ -2,13 +2,10 @@ package proxy
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -28,37 +25,6 @@ func istioBoot(address string, delta bool) string {
 `
 }
 
-// withoutIstios is a listener without Istio's own filters of telemetry, which are
-// not made here.
-func withoutIstios(t *testing.T, packed *anypb.Any) *anypb.Any {
-	t.Helper()
-	l := &listenerv3.Listener{}
-	if err := packed.UnmarshalTo(l); err != nil {
-		t.Fatal(err)
-	}
-	chains := l.GetFilterChains()
-	if l.GetDefaultFilterChain() != nil {
-		chains = append(chains, l.GetDefaultFilterChain())
-	}
-	for _, c := range chains {
-		c.Filters = slices.DeleteFunc(c.Filters, func(f *listenerv3.Filter) bool { return f.GetName() == "istio.stats" })
-		for _, f := range c.Filters {
-			m := &hcmv3.HttpConnectionManager{}
-			if !f.GetTypedConfig().MessageIs(m) {
-				continue
-			}
-			if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
-				t.Fatal(err)
-			}
-			m.HttpFilters = slices.DeleteFunc(m.HttpFilters, func(h *hcmv3.HttpFilter) bool {
-				return h.GetName() == "istio.stats" || h.GetName() == "istio.metadata_exchange"
-			})
-			f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: anyOf(t, m)}
-		}
-	}
-	return anyOf(t, l)
-}
-
 func anyOf(t *testing.T, m proto.Message) *anypb.Any { return packed(t, "", m).GetResource() }
 
 func TestWhatIstiodSentIsInUse(t *testing.T) {
@@ -67,9 +33,6 @@ func TestWhatIstiodSentIsInUse(t *testing.T) {
 			t.Run(policy+" "+workload, func(t *testing.T) {
 				delta := strings.HasSuffix(workload, "-delta")
 				replay := xdstest.NewReplay(t, fmt.Sprintf("config/decode/testdata/istiod/%s-%s", policy, workload), delta)
-				for _, name := range replay.Names(xds.ListenerType) {
-					replay.Change(xds.ListenerType, name, func(a *anypb.Any) *anypb.Any { return withoutIstios(t, a) })
-				}
 				r := runOver(t, istioBoot(replay.Serve(t), delta), Options{DrainTime: time.Second, NoSockets: true})
 				r.eventually("answers to clusters, endpoints, listeners and routes", func() bool {
 					for _, url := range []string{xds.ClusterType, xds.EndpointType, xds.ListenerType, xds.RouteType} {

@@ -311,7 +311,7 @@ func flowAddr(addr net.Addr) flow.Addr {
 // managers get their routes from needs.routes.
 func (s *Server) filterDeps(l *config.Listener, n *needs) filter.Deps {
 	return filter.Deps{
-		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node,
+		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node, Direction: l.Direction,
 		AccessLogs: s.accessLog, Format: accesslog.Formatter, HTTP: s.httpManager(l, n),
 	}
 }

@@ -401,30 +401,66 @@ type HeaderMutationRules struct {
 // IstioStats is Istio's stats filter, for HTTP and for TCP
 // (stats.PluginConfig).
 type IstioStats struct {
-	Raw *structpb.Struct
-	// Reporter, DisableHostHeaderFallback, metrics and tags.
-	Inbound                   bool // reporter SERVER_GATEWAY or by the listener's direction
+	Reporter                  IstioReporter
 	DisableHostHeaderFallback bool
-	ReportDuration            time.Duration
-	Metrics                   []IstioMetric
+	// ReportDuration is how often an open connection, or a call of gRPC, is
+	// counted; 0: at its end.
+	ReportDuration time.Duration
+	Metrics        []IstioMetric
+	Definitions    []IstioDefinition
+	// Rotation is how often metrics that are not used are looked for; 0: never.
+	// They are forgotten if they are not used for GracefulDeletion after.
+	Rotation, GracefulDeletion time.Duration
 }
 
-// IstioMetric is MetricConfig.
+// IstioReporter is who reports.
+type IstioReporter int
+
+const (
+	// IstioSource is the client's proxy, and what has no direction.
+	IstioSource IstioReporter = iota
+	// IstioDestination is the proxy of an inbound listener.
+	IstioDestination
+	// IstioWaypoint is a gateway in front of several workloads
+	// (SERVER_GATEWAY).
+	IstioWaypoint
+)
+
+// IstioMetric is MetricConfig: what is changed of a metric.
 type IstioMetric struct {
-	Name       string
+	Name       string // without "istio_"; "" is all
 	Dimensions map[string]string
 	Remove     []string
-	Match      string
 	Drop       bool
 }
 
+// IstioDefinition is MetricDefinition: a metric that Istio does not have.
+type IstioDefinition struct {
+	Name  string // without "istio_"
+	Value string // an expression for a number
+	Kind  IstioMetricKind
+}
+
+// IstioMetricKind is MetricType.
+type IstioMetricKind int
+
+const (
+	IstioCounter IstioMetricKind = iota
+	IstioGauge
+	IstioHistogram
+)
+
 // IstioHTTPExchange is io.istio.http.peer_metadata.Config.
 type IstioHTTPExchange struct {
-	DownstreamDiscovery, UpstreamDiscovery     []string // istio_headers, workload_discovery, baggage
-	DownstreamPropagation, UpstreamPropagation []string
-	SharedWithUpstream                         bool
+	DownstreamDiscovery, UpstreamDiscovery     []IstioExchangeMethod
+	DownstreamPropagation, UpstreamPropagation []IstioExchangeMethod
 	AdditionalLabels                           []string
-	SkipExternal                               bool
+}
+
+// IstioExchangeMethod is DiscoveryMethod or PropagationMethod.
+type IstioExchangeMethod struct {
+	Name         string // istio_headers, baggage, workload_discovery, upstream_filter_state
+	SkipExternal bool   // istio_headers: skip_external_clusters
 }
 
 // SetFilterState is envoy.extensions.filters.http.set_filter_state.v3.

@@ -30,6 +30,8 @@ type Deps struct {
 	Log      *slog.Logger // nil: none
 	Clusters Clusters
 	Node     *config.Node // nil: an empty one
+	// Direction is the listener's.
+	Direction config.Direction
 	// AccessLogs makes an access log; nil if there are none to make.
 	AccessLogs func(*config.AccessLog) (AccessLogger, error)
 	// Format compiles a text in the language of access logs; nil knows none.
@@ -93,6 +95,8 @@ type Conn struct {
 	// its protocol has a word for that; nil for never.
 	Draining context.Context
 
+	// during are the reporters that count this connection.
+	during []*observation
 	// prologue reads what a filter expects before the first application byte;
 	// nil for nothing.
 	prologue func(relay.Conn) ([]byte, error)
@@ -131,8 +135,9 @@ type Terminal interface {
 // Chain is the network filters of one filter chain. It is safe for concurrent
 // use.
 type Chain struct {
-	filters  []filter
-	terminal Terminal
+	filters   []filter
+	reporters []*reporter // they decide nothing, and see connections that a filter refuses
+	terminal  Terminal
 }
 
 // NewChain compiles the filters of a chain: none or more, then one that is
@@ -190,6 +195,8 @@ func (ch *Chain) add(f *config.NetworkFilter, d *Deps) error {
 		made, err = newMetadataExchange(f.Name, f.MetadataExchange, d)
 	case f.SNICluster != nil:
 		made = &sniCluster{name: f.Name}
+	case f.IstioStats != nil:
+		return ch.addReporter(f.IstioStats, d)
 	case f.ConnectionLimit != nil:
 		made = newConnectionLimit(f.Name, f.ConnectionLimit, d)
 	default:
@@ -230,7 +237,7 @@ func (ch *Chain) addTerminal(f *config.NetworkFilter, d *Deps) error {
 // after ctx has; closing c is the caller's. The error is a *flow.EndError; nil
 // is an end in order.
 func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
-	end := ch.terminal.Begin(c)
+	end, report := ch.terminal.Begin(c), ch.report(c)
 	defer func() {
 		var ended, why *flow.EndError
 		if err != nil && errors.As(context.Cause(ctx), &why) {
@@ -242,6 +249,7 @@ func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
 			c.Info.TerminationDetails = cmp.Or(ended.Details, c.Info.TerminationDetails)
 		}
 		c.Info.End = time.Now()
+		report()
 		end()
 	}()
 	for _, f := range ch.filters {
@@ -261,8 +269,10 @@ func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
 // Refused counts and logs a connection that the chain's transport socket has
 // refused, as Envoy does, whose filters are there before the handshake.
 func (ch *Chain) Refused(info *flow.Info) {
-	end := ch.terminal.Begin(&Conn{Info: info})
+	c := &Conn{Info: info}
+	end, report := ch.terminal.Begin(c), ch.report(c)
 	info.End = time.Now()
+	report()
 	end()
 }
 
@@ -272,6 +282,9 @@ func (ch *Chain) Refused(info *flow.Info) {
 func (ch *Chain) Close() {
 	if ch.terminal != nil {
 		ch.terminal.Close()
+	}
+	for _, r := range ch.reporters {
+		r.close()
 	}
 }
 

@@ -139,14 +139,15 @@ func (e *exchangeSide) begin(c *Conn, to relay.Conn, s *tlsmux.State) (*exchange
 	return x, nil
 }
 
-// notFound is for the downstream side alone: Envoy keeps the filter state of the
-// upstream connection apart.
+// notFound says that there is no peer. Envoy keeps the filter state of the
+// upstream connection apart, so there is none of that.
 func (x *exchange) notFound() {
-	if x.direction != downstreamSide {
-		return
-	}
 	x.conn.mu.Lock()
 	defer x.conn.mu.Unlock()
+	if x.direction == upstreamSide {
+		x.conn.Info.NoUpstreamPeer = true
+		return
+	}
 	x.conn.Info.SetState(peer.NotFoundState, "true")
 }
 

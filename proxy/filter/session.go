@@ -35,7 +35,7 @@ func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg) error {
 	leave := p.live.enter(&entry{
 		info: info, rx: p.stats.rxBytes, tx: p.stats.txBytes, account: up.account,
 	})
-	stopLog := p.logPeriodically(ctx, c)
+	stopLog, stopCounting := p.logPeriodically(ctx, c), c.observe()
 	o := relay.Options{
 		IdleTimeout:     p.cfg.IdleTimeout,
 		DownstreamFirst: c.prologue,
@@ -50,6 +50,7 @@ func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg) error {
 	}
 	res := relay.Run(ctx, c.Conn, up.Conn, o)
 	stopLog()
+	stopCounting()
 	leave()
 	if res.FirstEOF == 'u' || res.Cause == relay.UpstreamReset {
 		up.ended()

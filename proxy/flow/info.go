@@ -138,6 +138,9 @@ type Info struct {
 	// DownstreamPeer and UpstreamPeer are what the workloads at the ends say of
 	// themselves (Istio's metadata exchange); nil if nothing.
 	DownstreamPeer, UpstreamPeer *peer.Peer
+	// NoUpstreamPeer says that there was an exchange with the upstream, and the
+	// peer said nothing.
+	NoUpstreamPeer bool
 }
 
 // Reset is how a TCP connection was reset.

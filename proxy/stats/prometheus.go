@@ -29,7 +29,7 @@ func (r *Registry) Prometheus(w io.Writer, q Query) error {
 			continue
 		}
 		k, one := m.exposed(q.Buckets)
-		id := family{"envoy_" + sanitized(m.promName), k}
+		id := family{m.family(), k}
 		f := families[id]
 		if f == nil {
 			f = &dto.MetricFamily{Name: proto.String(id.name), Type: k.Enum()}
@@ -51,6 +51,14 @@ func (r *Registry) Prometheus(w io.Writer, q Query) error {
 		}
 	}
 	return out.Flush()
+}
+
+// family is the name of the metric's family.
+func (m *metric) family() string {
+	if m.foreign {
+		return sanitized(m.promName)
+	}
+	return "envoy_" + sanitized(m.promName)
 }
 
 // sanitized is a name with everything else than letters, digits and _ made _.

@@ -18,6 +18,9 @@ import (
 type Registry struct {
 	mu   sync.RWMutex
 	root node // guarded by mu
+	// labelled are apart from root, for their names are long and full of dots;
+	// by Labelled.id. Guarded by mu.
+	labelled map[key]*labelled
 }
 
 // node is what begins with one prefix: the part of the name before a dot. A
@@ -49,6 +52,7 @@ type metric struct {
 	promName  string // without "envoy_" and not yet sanitized
 	labels    []Label
 	kind      kind
+	foreign   bool // promName is whole: no "envoy_" before it
 	counter   *Counter
 	gauge     *Gauge
 	histogram *Histogram
@@ -285,7 +289,11 @@ func (n *node) empty() bool { return len(n.children) == 0 && len(n.metrics) == 0
 func (r *Registry) all() []*metric {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.root.collect(nil)
+	out := r.root.collect(make([]*metric, 0, len(r.labelled)))
+	for _, m := range r.labelled {
+		out = append(out, &m.metric)
+	}
+	return out
 }
 
 func (n *node) collect(out []*metric) []*metric {

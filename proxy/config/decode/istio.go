@@ -1,13 +1,9 @@
 package decode
 
 import (
-	"encoding/json"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/structpb"
 	alpnv2 "istio.io/api/envoy/config/filter/http/alpn/v2alpha1"
 	istiostats "istio.io/api/envoy/extensions/stats"
 
@@ -36,29 +32,37 @@ func istioALPN(c *alpnv2.FilterConfig, place at) *config.IstioALPN {
 	return out
 }
 
+// defaultGracefulDeletion is graceful_deletion_interval where it is not set
+// (stats.proto).
+const defaultGracefulDeletion = 5 * time.Minute
+
 // istioStats are of HTTP and of TCP. Who reports is the side of the listener,
 // unless it is a gateway that reports as a server.
 func (d *decoder) istioStats(c *istiostats.PluginConfig, place at) *config.IstioStats {
 	out := &config.IstioStats{
-		Raw:                       rawStruct(c),
-		Inbound:                   c.GetReporter() == istiostats.Reporter_SERVER_GATEWAY || d.direction == config.Inbound,
 		DisableHostHeaderFallback: c.GetDisableHostHeaderFallback(),
 		ReportDuration:            duration(c.GetTcpReportingDuration(), defaultReportDuration, place.in("tcp_reporting_duration")),
+		Rotation:                  duration(c.GetRotationInterval(), 0, place.in("rotation_interval")),
+		GracefulDeletion:          duration(c.GetGracefulDeletionInterval(), defaultGracefulDeletion, place.in("graceful_deletion_interval")),
+	}
+	if out.GracefulDeletion < time.Second {
+		place.in("graceful_deletion_interval").bad("%s is less than 1s", out.GracefulDeletion)
+	}
+	switch {
+	case c.GetReporter() == istiostats.Reporter_SERVER_GATEWAY:
+		out.Reporter = config.IstioWaypoint
+	case d.direction == config.Inbound:
+		out.Reporter = config.IstioDestination
 	}
 	for _, m := range c.GetMetrics() {
 		out.Metrics = append(out.Metrics, config.IstioMetric{
-			Name: m.GetName(), Dimensions: m.GetDimensions(), Remove: m.GetTagsToRemove(), Match: m.GetMatch(), Drop: m.GetDrop(),
+			Name: m.GetName(), Dimensions: m.GetDimensions(), Remove: m.GetTagsToRemove(), Drop: m.GetDrop(),
 		})
 	}
-	return out
-}
-
-// rawStruct is m as a Struct.
-func rawStruct(m proto.Message) *structpb.Struct {
-	out := &structpb.Struct{}
-	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
-	if err != nil || json.Unmarshal(text, out) != nil {
-		return nil // cannot be: m was just decoded
+	for _, m := range c.GetDefinitions() {
+		out.Definitions = append(out.Definitions, config.IstioDefinition{
+			Name: m.GetName(), Value: m.GetValue(), Kind: config.IstioMetricKind(m.GetType()),
+		})
 	}
 	return out
 }
@@ -66,11 +70,12 @@ func rawStruct(m proto.Message) *structpb.Struct {
 // istioExchange reads io.istio.http.peer_metadata.Config, which no Go package
 // has.
 func istioExchange(m protoreflect.Message) *config.IstioHTTPExchange {
-	out := &config.IstioHTTPExchange{SharedWithUpstream: m.Get(m.Descriptor().Fields().ByName("shared_with_upstream")).Bool()}
-	out.DownstreamDiscovery = methods(m, "downstream_discovery", out)
-	out.UpstreamDiscovery = methods(m, "upstream_discovery", out)
-	out.DownstreamPropagation = methods(m, "downstream_propagation", out)
-	out.UpstreamPropagation = methods(m, "upstream_propagation", out)
+	out := &config.IstioHTTPExchange{
+		DownstreamDiscovery:   methods(m, "downstream_discovery"),
+		UpstreamDiscovery:     methods(m, "upstream_discovery"),
+		DownstreamPropagation: methods(m, "downstream_propagation"),
+		UpstreamPropagation:   methods(m, "upstream_propagation"),
+	}
 	labels := m.Get(m.Descriptor().Fields().ByName("additional_labels")).List()
 	for i := range labels.Len() {
 		out.AdditionalLabels = append(out.AdditionalLabels, labels.Get(i).String())
@@ -78,17 +83,18 @@ func istioExchange(m protoreflect.Message) *config.IstioHTTPExchange {
 	return out
 }
 
-// methods are the names of the methods that are set in the list field name.
-func methods(m protoreflect.Message, name protoreflect.Name, out *config.IstioHTTPExchange) []string {
-	var list []string
+// methods are those that are set in the list field name.
+func methods(m protoreflect.Message, name protoreflect.Name) []config.IstioExchangeMethod {
+	var list []config.IstioExchangeMethod
 	elements := m.Get(m.Descriptor().Fields().ByName(name)).List()
 	for i := range elements.Len() {
 		for _, fd := range populated(elements.Get(i).Message()) {
-			list = append(list, string(fd.Name()))
+			one := config.IstioExchangeMethod{Name: string(fd.Name())}
 			inner := elements.Get(i).Message().Get(fd).Message()
 			if skip := inner.Descriptor().Fields().ByName("skip_external_clusters"); skip != nil {
-				out.SkipExternal = out.SkipExternal || inner.Get(skip).Bool()
+				one.SkipExternal = inner.Get(skip).Bool()
 			}
+			list = append(list, one)
 		}
 	}
 	return list

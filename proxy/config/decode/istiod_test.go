@@ -15,7 +15,6 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/certs"
 	"outrider/proxy/config"
@@ -140,14 +139,14 @@ func TestIstiosInboundIsDecoded(t *testing.T) {
 		}
 		same(t, name, configsOf(m.Filters), []any{
 			&config.IstioHTTPExchange{
-				DownstreamDiscovery: []string{"istio_headers", "workload_discovery"}, DownstreamPropagation: []string{"istio_headers"},
+				DownstreamDiscovery:   []config.IstioExchangeMethod{{Name: "istio_headers"}, {Name: "workload_discovery"}},
+				DownstreamPropagation: []config.IstioExchangeMethod{{Name: "istio_headers"}},
 			},
 			&config.GRPCStats{EmitFilterState: true},
 			&config.HTTPFault{},
 			&config.HTTPCORS{},
 			&config.IstioStats{
-				Raw:     &structpb.Struct{Fields: map[string]*structpb.Value{"disable_host_header_fallback": structpb.NewBoolValue(true)}},
-				Inbound: true, DisableHostHeaderFallback: true, ReportDuration: 5 * time.Second,
+				Reporter: config.IstioDestination, DisableHostHeaderFallback: true, ReportDuration: 5 * time.Second, GracefulDeletion: 5 * time.Minute,
 			},
 			&config.HTTPRouter{},
 		})
@@ -174,7 +173,7 @@ func TestIstiosOutboundIsDecoded(t *testing.T) {
 			config.IstioHTTP11: {"istio-http/1.1", "istio", "http/1.1"},
 			config.IstioHTTP2:  {"istio-h2", "istio", "h2"},
 		}})
-		if stats := m.Filters[5].Config.(*config.IstioStats); stats.Inbound {
+		if stats := m.Filters[5].Config.(*config.IstioStats); stats.Reporter != config.IstioSource {
 			t.Errorf("%s: the stats are the server's", name)
 		}
 	}

@@ -24,7 +24,7 @@ var knownTypes = sync.OnceValue(describeTypes)
 
 // describeTypes describes them; sources: istio/proxy,
 // source/extensions/filters/network/metadata_exchange/config/metadata_exchange.proto
-// and source/extensions/filters/http/peer_metadata/config.proto.
+// and Envoy's api/contrib, extensions/filters/http/peer_metadata.
 func describeTypes() types {
 	out := types{own: map[protoreflect.FullName]protoreflect.MessageType{}}
 	for _, described := range []*descriptorpb.FileDescriptorProto{metadataExchangeFile(), peerMetadataFile()} {
@@ -106,12 +106,14 @@ func peerMetadataFile() *descriptorpb.FileDescriptorProto {
 			NestedType: []*descriptorpb.DescriptorProto{
 				{Name: proto.String("Baggage")},
 				{Name: proto.String("WorkloadDiscovery")},
+				{Name: proto.String("UpstreamFilterState"), Field: []*descriptorpb.FieldDescriptorProto{single("peer_metadata_key", 1, textField)}},
 				{Name: proto.String("IstioHeaders"), Field: []*descriptorpb.FieldDescriptorProto{single("skip_external_clusters", 1, flagField)}},
 				{Name: proto.String("DiscoveryMethod"), OneofDecl: oneof, Field: []*descriptorpb.FieldDescriptorProto{
 					method("baggage", 1, "Baggage"), method("workload_discovery", 2, "WorkloadDiscovery"), method("istio_headers", 3, "IstioHeaders"),
+					method("upstream_filter_state", 4, "UpstreamFilterState"),
 				}},
 				{Name: proto.String("PropagationMethod"), OneofDecl: oneof, Field: []*descriptorpb.FieldDescriptorProto{
-					method("istio_headers", 1, "IstioHeaders"),
+					method("istio_headers", 1, "IstioHeaders"), method("baggage", 2, "Baggage"),
 				}},
 			},
 		}},

@@ -7,6 +7,12 @@ const (
 	authzPackage = "envoy.extensions.filters.http.ext_authz.v3."
 )
 
+// Why fields of Istio's telemetry have no effect.
+const (
+	noLonger  = "Istio's filter reads it no longer"
+	noAmbient = "tells of the peer at the end of a tunnel of Istio's ambient mode, which there is none of"
+)
+
 // httpAuthSupport are the HTTP filters that ask who it is, and Istio's.
 var httpAuthSupport = map[protoreflect.FullName]fields{
 	jwtPackage + "JwtAuthentication": {
@@ -75,25 +81,28 @@ var httpAuthSupport = map[protoreflect.FullName]fields{
 	"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig":              {works: "alpn_override"},
 	"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride": {works: "upstream_protocol alpn_override"},
 	"stats.PluginConfig": {
-		works: "disable_host_header_fallback tcp_reporting_duration metrics reporter",
+		works: "disable_host_header_fallback tcp_reporting_duration metrics definitions reporter rotation_interval graceful_deletion_interval",
 		ignored: map[string]string{
-			"debug":                      telemetry,
-			"max_peer_cache_size":        telemetry,
-			"stat_prefix":                telemetry,
-			"field_separator":            telemetry,
-			"value_separator":            telemetry,
-			"definitions":                telemetry,
-			"rotation_interval":          telemetry,
-			"graceful_deletion_interval": telemetry,
+			"debug":               noLonger,
+			"max_peer_cache_size": noLonger,
+			"stat_prefix":         noLonger,
+			"field_separator":     noLonger,
+			"value_separator":     noLonger,
 		},
 	},
-	"stats.MetricConfig": {works: "dimensions name tags_to_remove match drop"},
+	"stats.MetricConfig":     {works: "dimensions name tags_to_remove drop"},
+	"stats.MetricDefinition": {works: "name value type"},
 	peerMetadataType: {
-		works: "downstream_discovery upstream_discovery downstream_propagation upstream_propagation shared_with_upstream additional_labels",
+		works:   "downstream_discovery upstream_discovery downstream_propagation upstream_propagation additional_labels",
+		ignored: map[string]string{"shared_with_upstream": "nothing on the upstream's side of a connection reads the filter state"},
 	},
-	peerMetadataType + ".DiscoveryMethod":   {works: "baggage workload_discovery istio_headers"},
-	peerMetadataType + ".PropagationMethod": {works: "istio_headers"},
-	peerMetadataType + ".IstioHeaders":      {works: "skip_external_clusters"},
-	peerMetadataType + ".Baggage":           {},
-	peerMetadataType + ".WorkloadDiscovery": {},
+	peerMetadataType + ".DiscoveryMethod": {
+		works:   "baggage workload_discovery istio_headers",
+		ignored: map[string]string{"upstream_filter_state": noAmbient},
+	},
+	peerMetadataType + ".PropagationMethod":   {works: "istio_headers baggage"},
+	peerMetadataType + ".IstioHeaders":        {works: "skip_external_clusters"},
+	peerMetadataType + ".Baggage":             {},
+	peerMetadataType + ".WorkloadDiscovery":   {},
+	peerMetadataType + ".UpstreamFilterState": {ignored: map[string]string{"peer_metadata_key": noAmbient}},
 }

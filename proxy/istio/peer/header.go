@@ -74,6 +74,37 @@ func (w *Workload) baggageField(key string) *string {
 	return nil
 }
 
+// Baggage is the workload as a header baggage.
+func (w *Workload) Baggage() string {
+	var parts []string
+	add := func(key, value string) {
+		if value != "" {
+			parts = append(parts, key+"="+value)
+		}
+	}
+	kind := w.Kind
+	if kind == "" {
+		kind = "pod"
+	}
+	add("k8s."+kind+".name", w.Name)
+	// Envoy's fallbacks from the service to the application never apply, for
+	// there an empty name is a name.
+	add("service.name", w.CanonicalName)
+	if w.App != w.CanonicalName {
+		add("app.name", w.App)
+	}
+	add("service.version", w.CanonicalRevision)
+	if w.Version != w.CanonicalRevision {
+		add("app.version", w.Version)
+	}
+	add("k8s.namespace.name", w.Namespace)
+	add("k8s.cluster.name", w.Cluster)
+	add("k8s.instance.name", w.Instance)
+	add("cloud.region", w.Region)
+	add("cloud.availability_zone", w.Zone)
+	return strings.Join(parts, ",")
+}
+
 // FromBaggage reads a header baggage. A name of the service is the
 // application's too where that has none, and the reverse.
 func FromBaggage(value string) Workload {

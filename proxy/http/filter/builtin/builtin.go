@@ -13,8 +13,10 @@ import (
 	"outrider/proxy/http/filter/headermutation"
 	"outrider/proxy/http/filter/healthcheck"
 	"outrider/proxy/http/filter/istioalpn"
+	"outrider/proxy/http/filter/istiostats"
 	"outrider/proxy/http/filter/jwtauthn"
 	"outrider/proxy/http/filter/localratelimit"
+	"outrider/proxy/http/filter/peermetadata"
 	"outrider/proxy/http/filter/rbac"
 	"outrider/proxy/http/filter/setfilterstate"
 )
@@ -34,6 +36,8 @@ func Makers() filter.Makers {
 	l.Add((*config.HTTPHealthCheckFilter)(nil), healthcheck.New)
 	l.Add((*config.HTTPRBAC)(nil), rbac.New)
 	l.Add((*config.IstioALPN)(nil), istioalpn.New)
+	l.Add((*config.IstioHTTPExchange)(nil), peermetadata.New)
+	l.Add((*config.IstioStats)(nil), istiostats.New)
 	l.Add((*config.JWTAuthn)(nil), jwtauthn.New)
 	l.Add((*config.LocalRateLimit)(nil), localratelimit.New)
 	l.Add((*config.SetFilterState)(nil), setfilterstate.New)

@@ -1,0 +1,121 @@
+package telemetry
+
+import (
+	"sync"
+
+	"outrider/proxy/stats"
+)
+
+// series are the metrics of one subject; nil where one is dropped, or was one
+// too many.
+type series struct {
+	counters   [standardMetrics]*stats.Counter
+	histograms [standardMetrics]*stats.Histogram
+	defined    []definedSeries // as overrides.defined
+	release    []func()
+}
+
+// maxSeries bounds the subjects that one Reporter remembers.
+const maxSeries = 8192
+
+// cache is the series of each subject. Metrics that nobody holds are gone, so
+// what a cache forgets it gives back only where it was not used: see rotate.
+type cache struct {
+	mu sync.RWMutex
+	// now are those that were used since the last rotation, and before all
+	// others. Both are guarded by mu.
+	now, before map[subject]*series
+}
+
+// of are the series of a subject, made by create where they are not there.
+func (c *cache) of(s subject, create func(*subject) *series) *series {
+	c.mu.RLock()
+	found := c.now[s]
+	c.mu.RUnlock()
+	if found != nil {
+		return found
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if found := c.now[s]; found != nil {
+		return found
+	}
+	if c.now == nil || len(c.now) >= maxSeries {
+		// The metrics stay: they count on for whoever asks for them again.
+		c.now = map[subject]*series{}
+	}
+	found = c.before[s]
+	if delete(c.before, s); found == nil {
+		found = create(&s)
+	}
+	c.now[s] = found
+	return found
+}
+
+// rotate begins an interval: what is not used until forget is given back then.
+func (c *cache) rotate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.before == nil {
+		c.before = c.now
+	} else {
+		for s, one := range c.now {
+			c.before[s] = one
+		}
+	}
+	c.now = nil
+}
+
+// forget gives back what was not used since rotate.
+func (c *cache) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, one := range c.before {
+		for _, release := range one.release {
+			release()
+		}
+	}
+	c.before = nil
+}
+
+// find are the series of a subject, which holds its metrics.
+func (r *Reporter) find(s subject) *series { return r.series.of(s, r.create) }
+
+// create holds the metrics of a subject.
+func (r *Reporter) create(s *subject) *series {
+	out := &series{}
+	base := r.labels(s)
+	values := splitValues(s.values)
+	for _, m := range s.kind.metrics() {
+		if r.overrides.drops(m) {
+			continue
+		}
+		l := stats.Labelled{Namespace: namespace, Name: "istio_" + metricNames[m], Labels: r.overrides.apply(m, base, values)}
+		var release func()
+		if m.histogram() {
+			out.histograms[m], release = r.deps.Stats.HoldHistogram(l)
+		} else {
+			out.counters[m], release = r.deps.Stats.HoldCounter(l)
+		}
+		out.release = append(out.release, release)
+		if out.histograms[m] == nil && out.counters[m] == nil {
+			r.overflow.Inc()
+		}
+	}
+	if s.kind == defined {
+		r.createDefined(out, values)
+	}
+	return out
+}
+
+func (s *series) add(m metric, n uint64) {
+	if c := s.counters[m]; c != nil {
+		c.Add(n)
+	}
+}
+
+func (s *series) record(m metric, v uint64) {
+	if h := s.histograms[m]; h != nil {
+		h.Record(v)
+	}
+}
