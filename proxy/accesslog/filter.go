@@ -127,7 +127,7 @@ func hasHeader(c *config.HeaderMatcher, i *flow.Info) bool {
 func hasStatus(f *config.GRPCStatusFilter, i *flow.Info) bool {
 	have := int64(unknownStatus)
 	if i.HTTP != nil {
-		if s, ok := grpcStatus(i.HTTP); ok {
+		if s, ok := i.HTTP.GRPCStatus(); ok {
 			have = s
 		}
 	}

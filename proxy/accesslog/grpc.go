@@ -49,53 +49,13 @@ func requestStatus(h *flow.HTTP) (int64, bool) {
 	if !isGRPC(h.Request.Value("content-type")) {
 		return 0, false
 	}
-	return grpcStatus(h)
+	return h.GRPCStatus()
 }
 
 // isGRPC is application/grpc, with +proto or the like, or parameters.
 func isGRPC(contentType string) bool {
 	rest, ok := strings.CutPrefix(contentType, "application/grpc")
 	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
-}
-
-// invalidStatus is a grpc-status that is no number.
-const invalidStatus = -1
-
-// grpcStatus is the gRPC status of a response; false if there is none yet.
-func grpcStatus(h *flow.HTTP) (int64, bool) {
-	text, ok := h.ResponseTrailers.Get("grpc-status")
-	if !ok && h.Response != nil {
-		text, ok = h.Response.Fields.Get("grpc-status")
-	}
-	if ok {
-		status, err := strconv.ParseUint(text, 10, 32)
-		if err != nil {
-			return invalidStatus, true
-		}
-		return int64(status), true
-	}
-	if h.Status == 0 {
-		return 0, false
-	}
-	return fromHTTP(h.Status), true
-}
-
-// fromHTTP is the gRPC status of an HTTP status; source: gRPC,
-// doc/http-grpc-status-mapping.md.
-func fromHTTP(status int) int64 {
-	switch status {
-	case 400:
-		return 13 // Internal
-	case 401:
-		return 16 // Unauthenticated
-	case 403:
-		return 7 // PermissionDenied
-	case 404:
-		return 12 // Unimplemented
-	case 429, 502, 503, 504:
-		return 14 // Unavailable
-	}
-	return 2 // Unknown
 }
 
 // grpcNames are Envoy's names, by status.

@@ -55,6 +55,13 @@ var flagLongNames = []string{
 // Set adds flags.
 func (f *ResponseFlags) Set(flags ResponseFlags) { *f |= flags }
 
+// Bits are the flags as the number that Envoy makes of them, which has a place
+// (20) for one that there is none of here.
+func (f ResponseFlags) Bits() int64 {
+	const before = 20
+	return int64(f&(1<<before-1) | f>>before<<(before+1))
+}
+
 // Has reports whether any of flags is set.
 func (f ResponseFlags) Has(flags ResponseFlags) bool { return f&flags != 0 }
 

@@ -1,12 +1,10 @@
 package telemetry
 
 import (
-	"strconv"
 	"time"
 
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
-	"outrider/proxy/http/message"
 	"outrider/proxy/istio/peer"
 )
 
@@ -15,8 +13,8 @@ func (r *Reporter) Request(info *flow.Info, grpc bool) {
 	h := info.HTTP
 	s := r.subject(requests, info)
 	s.grpc, s.code, s.flags = grpc, h.Status, info.Flags
-	if grpc {
-		s.status = grpcStatus(h)
+	if status, ok := h.OwnGRPCStatus(); grpc && ok {
+		s.status = status
 	}
 	s.values = r.values(info, h.Request, h.Response)
 	all := r.find(s)
@@ -38,49 +36,6 @@ func wireBytes(counted uint64, head int, body uint64) uint64 {
 		return counted
 	}
 	return uint64(max(head, 0)) + body
-}
-
-// grpcStatus is the status of a call: of the trailers, of the head, or made of
-// the HTTP status. One that is no status is -1.
-func grpcStatus(h *flow.HTTP) int64 {
-	fields := []message.Fields{h.ResponseTrailers}
-	if h.Response != nil {
-		fields = append(fields, h.Response.Fields)
-	}
-	for _, f := range fields {
-		text := f.Value("grpc-status")
-		if text == "" {
-			continue
-		}
-		n, err := strconv.ParseUint(text, 10, 63)
-		if err != nil || n > maxGRPCStatus {
-			return -1
-		}
-		return int64(n)
-	}
-	if h.Status == 0 {
-		return noStatus
-	}
-	return statusOfHTTP(h.Status)
-}
-
-const maxGRPCStatus = 16 // UNAUTHENTICATED
-
-// statusOfHTTP is the status of gRPC for one of HTTP (gRPC: http-grpc-status-mapping).
-func statusOfHTTP(code int) int64 {
-	switch code {
-	case 400:
-		return 13
-	case 401:
-		return 16
-	case 403:
-		return 7
-	case 404:
-		return 12
-	case 429, 502, 503, 504:
-		return 14
-	}
-	return 2
 }
 
 // Call counts the messages of a call of gRPC while it goes on. The zero value

@@ -210,7 +210,7 @@ func (r *Reporter) values(info *flow.Info, request, response *message.Head) stri
 	if r.overrides == nil || len(r.overrides.programs) == 0 {
 		return ""
 	}
-	about := expression.Subject{Info: info, Request: request, Response: response, Node: r.deps.Node, Listener: r.deps.Direction, Cluster: r.deps.Cluster}
+	about := expression.Subject{Info: info, Request: request, Response: response, Node: r.deps.Node, Direction: r.deps.Direction, Cluster: r.deps.Cluster}
 	var b strings.Builder
 	for _, p := range r.overrides.programs {
 		text, ok := p.Text(&about)
