@@ -195,6 +195,7 @@ func serveUntilSignal(ctx context.Context, server *proxy.Server, log *slog.Logge
 			}
 		}
 	}()
+	defer keepMemory(log)()
 	return server.Run(ctx)
 }
 
