@@ -1,10 +1,15 @@
 package stats
 
-import "strings"
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"strings"
+)
 
-// maxLabelled bounds the labelled metrics of a registry: their labels can come
-// from peers. Envoy has no limit; a metric of Istio's with its labels takes 2 KiB.
-const maxLabelled = 50_000
+// maxLabelled bounds the labelled metrics of a registry, for what is in their
+// labels can come from peers. Envoy has no limit. One of Istio's takes 3 KiB with
+// its name.
+const maxLabelled = 20_000
 
 // Labelled names a metric with all that varies in labels, under a name that is
 // not Envoy's (Envoy: a custom stat namespace). In text it is
@@ -33,19 +38,26 @@ func (l *Labelled) text() string {
 	return b.String()
 }
 
-// id is what no two names share: a value may have dots, or be empty.
-func (l *Labelled) id() string {
-	var b strings.Builder
-	b.WriteString(l.Namespace)
-	b.WriteByte(0)
-	b.WriteString(l.Name)
-	for _, label := range l.Labels {
-		b.WriteByte(0)
-		b.WriteString(label.Name)
-		b.WriteByte(0)
-		b.WriteString(label.Value)
+// labelledKey is what no two names share, whatever dots are in their values;
+// the name itself is long.
+type labelledKey struct {
+	hash [sha256.Size]byte
+	kind kind
+}
+
+func (l *Labelled) key(k kind) labelledKey {
+	var b []byte
+	part := func(s string) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
 	}
-	return b.String()
+	part(l.Namespace)
+	part(l.Name)
+	for _, label := range l.Labels {
+		part(label.Name)
+		part(label.Value)
+	}
+	return labelledKey{sha256.Sum256(b), k}
 }
 
 // labelled is a metric that goes with its last holder.
@@ -84,7 +96,7 @@ func (r *Registry) HoldHistogram(l Labelled) (h *Histogram, release func()) {
 }
 
 func (r *Registry) hold(l Labelled, k kind) (*metric, func()) {
-	id := key{l.id(), k}
+	id := l.key(k)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.labelled[id]
@@ -95,7 +107,7 @@ func (r *Registry) hold(l Labelled, k kind) (*metric, func()) {
 		made := metric{kind: k, name: l.text(), promName: l.Name, labels: l.Labels, foreign: true}
 		m = &labelled{metric: *made.fill()}
 		if r.labelled == nil {
-			r.labelled = map[key]*labelled{}
+			r.labelled = map[labelledKey]*labelled{}
 		}
 		r.labelled[id] = m
 	}
@@ -103,7 +115,7 @@ func (r *Registry) hold(l Labelled, k kind) (*metric, func()) {
 	return &m.metric, func() { r.release(id, m) }
 }
 
-func (r *Registry) release(id key, m *labelled) {
+func (r *Registry) release(id labelledKey, m *labelled) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m.holders--; m.holders == 0 {

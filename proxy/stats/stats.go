@@ -18,9 +18,9 @@ import (
 type Registry struct {
 	mu   sync.RWMutex
 	root node // guarded by mu
-	// labelled are apart from root, for their names are long and full of dots;
-	// by Labelled.id. Guarded by mu.
-	labelled map[key]*labelled
+	// labelled are apart from root, for their names are long and full of dots.
+	// Guarded by mu.
+	labelled map[labelledKey]*labelled
 }
 
 // node is what begins with one prefix: the part of the name before a dot. A

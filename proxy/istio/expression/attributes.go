@@ -132,7 +132,9 @@ func upstreamAttributes() map[string]getter {
 		all[name] = get
 	}
 	all["local_address"] = func(s *Subject) (any, bool) { return present(addressText(s.Info.UpstreamLocal)) }
-	all["transport_failure_reason"] = func(s *Subject) (any, bool) { return s.Info.UpstreamFailure, true }
+	all["transport_failure_reason"] = func(s *Subject) (any, bool) {
+		return s.Info.UpstreamFailure, s.Info.UpstreamFailure != "" || addressText(s.Info.UpstreamHost) != ""
+	}
 	all["request_attempt_count"] = func(s *Subject) (any, bool) {
 		if s.Info.HTTP != nil {
 			return uint64(max(s.Info.HTTP.Attempts, 0)), true

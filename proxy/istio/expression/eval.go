@@ -60,8 +60,11 @@ func (a attribute) eval(s *Subject) (any, error) {
 	return v, nil
 }
 
-// field is of[key].
-type field struct{ of, key node }
+// field is of[key], or of.key.
+type field struct {
+	of, key node
+	dotted  bool
+}
 
 func (f field) eval(s *Subject) (any, error) {
 	of, err := f.of.eval(s)

@@ -184,7 +184,7 @@ func (p *parser) selection(n node) (node, error) {
 func (p *parser) of(n node, name string) (node, error) {
 	r, ok := n.(root)
 	if !ok {
-		return field{n, literal{name}}, nil
+		return field{n, literal{name}, true}, nil
 	}
 	if get, known := r.attributes[name]; known {
 		return attribute{r.name + "." + name, get}, nil
@@ -218,7 +218,7 @@ func (p *parser) index(n node) (node, error) {
 		}
 		return p.of(n, text)
 	}
-	return field{n, key}, nil
+	return field{of: n, key: key}, nil
 }
 
 var errRange = errors.New("the number is too large")
@@ -329,12 +329,13 @@ func (p *parser) call(name string, on node) (node, error) {
 	}
 	if name == "has" && on == nil {
 		if len(arguments) == 1 {
-			switch arguments[0].(type) {
-			case field, attribute:
+			_, known := arguments[0].(attribute)
+			chosen, _ := arguments[0].(field)
+			if known || chosen.dotted {
 				return has{arguments[0]}, nil
 			}
 		}
-		return nil, p.wrong("has() wants what is chosen of something")
+		return nil, p.wrong("has() wants what is chosen by a dot, a.b")
 	}
 	f, ok := functions[name]
 	switch {

@@ -18,17 +18,20 @@ type series struct {
 // maxSeries bounds the subjects that one Reporter remembers.
 const maxSeries = 8192
 
-// cache is the series of each subject. Metrics that nobody holds are gone, so
-// what a cache forgets it gives back only where it was not used: see rotate.
+// cache is the series of each subject. A metric that nobody holds is gone, with
+// what it has counted.
 type cache struct {
 	mu sync.RWMutex
 	// now are those that were used since the last rotation, and before all
 	// others. Both are guarded by mu.
 	now, before map[subject]*series
+	rotates     bool
 }
 
-// of are the series of a subject, made by create where they are not there.
-func (c *cache) of(s subject, create func(*subject) *series) *series {
+// find are the series of a subject, made where they are not there. It takes no
+// memory where they are.
+func (r *Reporter) find(s subject) *series {
+	c := &r.series
 	c.mu.RLock()
 	found := c.now[s]
 	c.mu.RUnlock()
@@ -40,16 +43,30 @@ func (c *cache) of(s subject, create func(*subject) *series) *series {
 	if found := c.now[s]; found != nil {
 		return found
 	}
-	if c.now == nil || len(c.now) >= maxSeries {
-		// The metrics stay: they count on for whoever asks for them again.
+	if found = c.before[s]; found != nil {
+		delete(c.before, s)
+	} else {
+		found = r.create(s)
+	}
+	c.add(s, found)
+	return found
+}
+
+// add is called with mu held. When there is no room, all that are there give
+// way: where metrics are forgotten, as if they had not been used since a
+// rotation, and else they stay for whoever asks for them again.
+func (c *cache) add(s subject, one *series) {
+	if len(c.now) >= maxSeries {
+		if c.rotates {
+			c.giveBack()
+			c.before = c.now
+		}
+		c.now = nil
+	}
+	if c.now == nil {
 		c.now = map[subject]*series{}
 	}
-	found = c.before[s]
-	if delete(c.before, s); found == nil {
-		found = create(&s)
-	}
-	c.now[s] = found
-	return found
+	c.now[s] = one
 }
 
 // rotate begins an interval: what is not used until forget is given back then.
@@ -70,6 +87,11 @@ func (c *cache) rotate() {
 func (c *cache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.giveBack()
+}
+
+// giveBack is called with mu held.
+func (c *cache) giveBack() {
 	for _, one := range c.before {
 		for _, release := range one.release {
 			release()
@@ -78,13 +100,10 @@ func (c *cache) forget() {
 	c.before = nil
 }
 
-// find are the series of a subject, which holds its metrics.
-func (r *Reporter) find(s subject) *series { return r.series.of(s, r.create) }
-
 // create holds the metrics of a subject.
-func (r *Reporter) create(s *subject) *series {
+func (r *Reporter) create(s subject) *series {
 	out := &series{}
-	base := r.labels(s)
+	base := r.labels(&s)
 	values := splitValues(s.values)
 	for _, m := range s.kind.metrics() {
 		if r.overrides.drops(m) {

@@ -54,6 +54,7 @@ func New(cfg *config.IstioStats, d Deps) (*Reporter, error) {
 		cfg: cfg, deps: d, local: localOf(d.Node), overrides: o,
 		overflow: d.Stats.Scope("istio_stats").Counter("series_overflow"),
 	}
+	r.series.rotates = cfg.Rotation > 0
 	r.version()
 	return r, nil
 }
