@@ -78,7 +78,7 @@ func (s *Server) adminOptions() admin.Options {
 		CommandLine: s.opts.CommandLine, LogLevel: s.opts.LogLevel,
 		State: s.State, Refresh: s.refreshStats, Listeners: s.adminListeners, Clusters: s.adminClusters,
 		ListenersVersion: s.discovery.listenersVersion, ClustersVersion: s.discovery.clustersVersion,
-		Routes:  s.adminRoutes,
+		Routes: s.adminRoutes, Extensions: s.adminExtensions,
 		Secrets: s.secrets.Handles, Inline: s.inlineSecrets,
 		Drain: s.drainListeners, Quit: s.Abort, Health: func(ok bool) { s.unhealthy.Store(!ok) },
 		ReopenLogs: s.logs.Reopen,

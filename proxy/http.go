@@ -71,7 +71,7 @@ func (s *Server) httpManager(l *config.Listener, n *needs) func(string, *config.
 			Pools: s.requests.pools, Upstream: s.requests.calls, AccessLogs: s.requestLog,
 			Format: accesslog.Formatter, BodyFormat: accesslog.Body, LogFilter: accesslog.Filter,
 			LocalAddress: s.requests.local, Makers: s.requests.makers, Failing: s.unhealthy.Load,
-			Routes: n.routes, RuntimePPM: s.runtimePPM, Rand: rand.Uint64,
+			Routes: n.routes, Extensions: n.extensions, RuntimePPM: s.runtimePPM, Rand: rand.Uint64,
 		}
 		if !s.opts.NoSockets {
 			d.Background = s.serving

@@ -63,7 +63,7 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	if err := l.hold(chain, info); err != nil {
 		return l, err
 	}
-	if err := chain.awaitRoutes(); err != nil {
+	if err := chain.awaitNeeds(); err != nil {
 		return l, err
 	}
 	side, err := chain.accept(c, info, l.stats)

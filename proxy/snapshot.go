@@ -37,7 +37,7 @@ type liveChain struct {
 	cfg     *config.FilterChain
 	tls     *tlsmux.Server // nil: plaintext
 	filters *filter.Chain
-	needs   []need // routes that come by a stream
+	needs   []need // what comes by a stream
 
 	// ctx is the context of all the chain's connections; cut ends them.
 	ctx    context.Context //nolint:containedctx // shared by connections, made once
@@ -84,7 +84,7 @@ func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats,
 }
 
 func (s *Server) newChain(l *config.Listener, fc *config.FilterChain) (*liveChain, error) {
-	needs := &needs{server: s, chain: fc}
+	needs := &needs{server: s, listener: l, chain: fc}
 	filters, err := filter.NewChain(fc.Filters, s.filterDeps(l, needs))
 	if err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func (s *snapshot) gone(next *snapshot) []*liveChain {
 	return out
 }
 
-// waitReady waits until every secret and every route configuration of the
+// waitReady waits until every secret, route configuration and filter of the
 // listener is there, however long that takes: what would be replaced works. If
 // ctx ends it returns what is missing.
 func (s *snapshot) waitReady(ctx context.Context) error {
@@ -167,7 +167,7 @@ func (s *snapshot) waitReady(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := ch.waitRoutes(ctx); err != nil {
+		if err := ch.waitNeeds(ctx); err != nil {
 			return err
 		}
 	}
@@ -175,7 +175,7 @@ func (s *snapshot) waitReady(ctx context.Context) error {
 }
 
 // notReady is why the listener cannot serve all of its chains yet: the first
-// secret or route configuration that has not come; nil if all are there.
+// secret, route configuration or filter that has not come; nil if all are there.
 func (s *snapshot) notReady() error {
 	for _, fc := range s.configured() {
 		ch := s.chains[fc]
@@ -184,7 +184,7 @@ func (s *snapshot) notReady() error {
 				return fmt.Errorf("filter chain %q: %w", fc.Name, err)
 			}
 		}
-		if err := ch.missingRoutes(); err != nil {
+		if err := ch.missingNeeds(); err != nil {
 			return fmt.Errorf("filter chain %q: %w", fc.Name, err)
 		}
 	}

@@ -37,6 +37,7 @@ type stream struct {
 	client  *xds.Client
 	secrets *xds.Shared[*certs.Secret]
 	routes  *xds.Shared[*config.RouteConfig]
+	filters *xds.Shared[*extension]
 }
 
 // of is the stream for resources of a type from source, made at its first use.
@@ -97,12 +98,13 @@ func controlScope(root *stats.Scope, key streamKey) *stats.Scope {
 }
 
 // The order of requests that are due together (Envoy's): a cluster before its
-// endpoints before the listeners that send to it before their routes.
+// endpoints before the listeners that send to it before their filters and routes.
 const (
 	clusterRank = iota
 	endpointRank
 	secretRank
 	listenerRank
+	extensionRank
 	routeRank
 	furtherRank
 )
@@ -123,7 +125,7 @@ func (d *discovery) register(one *stream) {
 	})
 	one.client.Register(xds.Type{
 		URL: xds.ListenerType, Apply: d.takeListeners, Whole: true, Rank: listenerRank,
-		Holds: []string{xds.RouteType, xds.SecretType}, FetchTimeout: fetchTimeout(boot.LDS),
+		Holds: []string{xds.RouteType, xds.ExtensionType, xds.SecretType}, FetchTimeout: fetchTimeout(boot.LDS),
 		Stats: xds.NewStats(registry.Scope("listener_manager").Scope("lds")),
 	})
 	one.secrets = xds.NewShared(one.client, xds.Type{URL: xds.SecretType, Rank: secretRank, Private: true}, d.takeSecret)
@@ -132,6 +134,8 @@ func (d *discovery) register(one *stream) {
 		one.client.Register(t)
 	}
 	one.routes = xds.NewShared(one.client, xds.Type{URL: xds.RouteType, Rank: routeRank}, d.takeRoutes)
+	one.filters = xds.NewShared(one.client, xds.Type{URL: xds.ExtensionType, Rank: extensionRank}, d.takeExtension)
+	one.filters.CountByName(d.extensionStats)
 }
 
 func fetchTimeout(s *certs.Source) time.Duration {

@@ -40,14 +40,55 @@ func (d *discovery) feedADS(ctx context.Context, h *certs.Handle) {
 	}
 }
 
-// need is a route configuration without which a filter chain cannot serve.
-type need = *xds.Watch[*config.RouteConfig]
+// need is what a filter chain cannot serve without: a route configuration, or
+// that of a filter.
+type need struct {
+	what string // it is called in errors
+	watch
+	// optional says that there is something else to serve with, once the watch has
+	// been waited for (default_config).
+	optional bool
+}
+
+// watch is an xds.Watch of whatever type.
+type watch interface {
+	First() <-chan struct{}
+	Changed() <-chan struct{}
+	Missing() error
+}
+
+// missing is why the chain is not ready; nil if it is, as far as this goes.
+func (n need) missing() error {
+	err := n.Missing()
+	if err == nil || n.optional && over(n.First()) {
+		return nil
+	}
+	return fmt.Errorf("%s %w", n.what, err)
+}
+
+// changed is closed when missing may be another.
+func (n need) changed() <-chan struct{} {
+	if n.optional {
+		return n.First() // closed with the first version too
+	}
+	return n.Changed()
+}
+
+func over(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
 
 // needs collects what the filters of one chain ask for while they are made.
 type needs struct {
-	server *Server
-	chain  *config.FilterChain
-	all    []need
+	server   *Server
+	listener *config.Listener
+	chain    *config.FilterChain
+	all      []need
 }
 
 // routes subscribes to a route configuration until cancel: update is called
@@ -71,7 +112,7 @@ func (n *needs) routes(rds *config.RDS, update func(*config.RouteConfig) error) 
 			return nil, err
 		}
 	}
-	n.all = append(n.all, w)
+	n.all = append(n.all, need{what: "route configuration", watch: w})
 	return w.Close, nil
 }
 
@@ -86,27 +127,34 @@ func (n *needs) stats(rds *config.RDS) *xds.Stats {
 	return xds.NewStats(scope.Scope("rds").Tagged("envoy_rds_route_config", rds.Name))
 }
 
-// fileRoutes follows a route configuration in a file. One that is wrong at the
-// beginning is a mistake of the listener.
+// fileRoutes follows a route configuration in a file.
 func (d *discovery) fileRoutes(rds *config.RDS, update func(*config.RouteConfig) error) (cancel func(), err error) {
 	if rds.Source == nil || rds.Source.Path == "" {
 		return nil, fmt.Errorf("rds %q: there is no source", rds.Name)
 	}
-	last := ""
-	apply := func() error {
-		text, err := readStable(rds.Source.Path)
-		if err != nil || string(text) == last {
-			return err
-		}
-		last = string(text)
+	return d.followContent(rds.Source, func(text []byte) error {
 		routes, err := d.routesOf(text, rds.Name)
 		if err != nil {
 			return err
 		}
 		return update(routes)
+	})
+}
+
+// followContent applies a file, and each further content of it until cancel. One
+// that is wrong at the beginning is a mistake of the listener.
+func (d *discovery) followContent(source *certs.Source, apply func([]byte) error) (cancel func(), err error) {
+	last := ""
+	look := func() error {
+		text, err := readStable(source.Path)
+		if err != nil || string(text) == last {
+			return err
+		}
+		last = string(text)
+		return apply(text)
 	}
-	if err := apply(); err != nil {
-		return nil, fmt.Errorf("%s: %w", rds.Source.Path, err)
+	if err := look(); err != nil {
+		return nil, fmt.Errorf("%s: %w", source.Path, err)
 	}
 	wanted, cancel := context.WithCancel(context.Background())
 	d.background(func(ctx context.Context) {
@@ -114,12 +162,12 @@ func (d *discovery) fileRoutes(rds *config.RDS, update func(*config.RouteConfig)
 		defer stop()
 		defer context.AfterFunc(wanted, stop)()
 		changed := func() {
-			if err := apply(); err != nil {
-				d.refuse(rds.Source.Path, err)
+			if err := look(); err != nil {
+				d.refuse(source.Path, err)
 			}
 		}
-		if err := certs.Watch(ctx, certs.Dirs(rds.Source.Path, rds.Source.WatchedDirectory), changed); err != nil {
-			d.refuse(rds.Source.Path, err)
+		if err := certs.Watch(ctx, certs.Dirs(source.Path, source.WatchedDirectory), changed); err != nil {
+			d.refuse(source.Path, err)
 		}
 	})
 	return cancel, nil
@@ -139,25 +187,23 @@ func (d *discovery) routesOf(text []byte, name string) (*config.RouteConfig, err
 	return nil, fmt.Errorf("there is no route configuration %q", name)
 }
 
-// routeWait is for how long a connection waits for the routes of its chain, if
-// nothing says for how long they are waited for at all.
-const routeWait = 15 * time.Second
+// needWait is for how long a connection waits for what its chain needs, if
+// nothing says for how long that is waited for at all.
+const needWait = 15 * time.Second
 
-// awaitRoutes waits for the routes of a chain that is new: a connection that
-// met a chain without any would be told that there is no such page.
-func (ch *liveChain) awaitRoutes() error {
-	for _, w := range ch.needs {
-		select {
-		case <-w.First():
+// awaitNeeds waits for the routes and filters of a chain that is new: a connection
+// that met a chain without any would be told that there is no such page.
+func (ch *liveChain) awaitNeeds() error {
+	for _, n := range ch.needs {
+		if over(n.First()) {
 			continue
-		default:
 		}
-		t := time.NewTimer(routeWait)
+		t := time.NewTimer(needWait)
 		defer t.Stop()
 		select {
-		case <-w.First():
+		case <-n.First():
 		case <-t.C:
-			return flow.End(flow.StageHold, flow.NoRouteFound, fmt.Errorf("route configuration %w", w.Missing()))
+			return flow.End(flow.StageHold, flow.NoRouteFound, fmt.Errorf("%s %w", n.what, n.Missing()))
 		case <-ch.ctx.Done():
 			return flow.End(flow.StageHold, 0, context.Cause(ch.ctx))
 		}
@@ -165,29 +211,29 @@ func (ch *liveChain) awaitRoutes() error {
 	return nil
 }
 
-// missingRoutes is the first of them that has not come; nil for none.
-func (ch *liveChain) missingRoutes() error {
-	for _, w := range ch.needs {
-		if err := w.Missing(); err != nil {
-			return fmt.Errorf("route configuration %w", err)
+// missingNeeds is the first of them that has not come; nil for none.
+func (ch *liveChain) missingNeeds() error {
+	for _, n := range ch.needs {
+		if err := n.missing(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// waitRoutes waits for all of them. If ctx ends it returns what is missing.
-func (ch *liveChain) waitRoutes(ctx context.Context) error {
-	for _, w := range ch.needs {
+// waitNeeds waits for all of them. If ctx ends it returns what is missing.
+func (ch *liveChain) waitNeeds(ctx context.Context) error {
+	for _, n := range ch.needs {
 		for {
-			changed := w.Changed() // before it is looked: no version is missed
-			missing := w.Missing()
+			changed := n.changed() // before it is looked: no version is missed
+			missing := n.missing()
 			if missing == nil {
 				break
 			}
 			select {
 			case <-changed:
 			case <-ctx.Done():
-				return fmt.Errorf("route configuration %w", missing)
+				return missing
 			}
 		}
 	}

@@ -123,16 +123,16 @@ func TestAChainWaitsForItsRoutes(t *testing.T) {
 	}
 	ctx, cut := context.WithCancelCause(t.Context())
 	ch := &liveChain{needs: n.all, ctx: ctx, cut: cut}
-	if err := ch.missingRoutes(); err == nil || !strings.Contains(err.Error(), `route configuration "80" has not come`) {
+	if err := ch.missingNeeds(); err == nil || !strings.Contains(err.Error(), `route configuration "80" has not come`) {
 		t.Errorf("missing: %v", err)
 	}
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := ch.waitRoutes(short); err == nil {
+	if err := ch.waitNeeds(short); err == nil {
 		t.Error("an update with a chain whose routes are missing is ready")
 	}
 	waiting := make(chan error, 1)
-	go func() { waiting <- ch.awaitRoutes() }()
+	go func() { waiting <- ch.awaitNeeds() }()
 	plane.Set(t, xdstest.Resources{xds.ClusterType: nil, xds.ListenerType: nil, xds.RouteType: listOf(routeTo(t, "80", "a"))})
 	select {
 	case err := <-waiting:
@@ -142,15 +142,15 @@ func TestAChainWaitsForItsRoutes(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("the connection waits though the routes have come")
 	}
-	if err := ch.waitRoutes(t.Context()); err != nil || ch.missingRoutes() != nil {
-		t.Errorf("with routes: %v, %v", err, ch.missingRoutes())
+	if err := ch.waitNeeds(t.Context()); err != nil || ch.missingNeeds() != nil {
+		t.Errorf("with routes: %v, %v", err, ch.missingNeeds())
 	}
 	m := needsOf(r)
 	if _, err := m.routes(&config.RDS{Name: "81", Source: &certs.Source{ADS: true}}, (&hosts{}).update); err != nil {
 		t.Fatal(err)
 	}
 	gone := &liveChain{needs: m.all, ctx: ctx, cut: cut}
-	go func() { waiting <- gone.awaitRoutes() }()
+	go func() { waiting <- gone.awaitNeeds() }()
 	cut(errCut)
 	var end *flow.EndError
 	if err := <-waiting; !errors.As(err, &end) || !errors.Is(err, errCut) {

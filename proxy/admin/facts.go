@@ -35,8 +35,11 @@ type Options struct {
 	// CDS update; nil or "" if there was none.
 	ListenersVersion, ClustersVersion func() string
 	// Routes are the route configurations, inline ones too; nil for none.
-	Routes  func() []Route
-	Secrets func() []*certs.Handle
+	Routes func() []Route
+	// Extensions are the configurations of filters that come by discovery; nil for
+	// none.
+	Extensions func() []Extension
+	Secrets    func() []*certs.Handle
 	// Inline are the handles of inline secrets, for /certs.
 	Inline func() []*certs.Handle
 	// Drain stops the listeners (POST /drain_listeners).
@@ -95,6 +98,16 @@ type Route struct {
 	Name    string
 	Dynamic bool
 	Version string // version_info of a dynamic one
+	Updated time.Time
+	Source  proto.Message
+	Refused *Refused // nil: the last update was taken
+}
+
+// Extension is the configuration of one filter. One without a Source has been
+// refused.
+type Extension struct {
+	Name    string
+	Version string // version_info
 	Updated time.Time
 	Source  proto.Message
 	Refused *Refused // nil: the last update was taken

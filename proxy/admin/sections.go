@@ -21,6 +21,11 @@ import (
 // sections are the parts of the dump in Envoy's order. All of it is a copy.
 func (a *handler) sections(eds bool) []proto.Message {
 	out := []proto.Message{a.bootstrapDump(), a.clustersDump()}
+	if a.opts.Extensions != nil {
+		if all := a.opts.Extensions(); len(all) > 0 {
+			out = append(out, extensionsDump(all))
+		}
+	}
 	if eds {
 		out = append(out, a.endpointsDump())
 	}
@@ -31,6 +36,16 @@ func (a *handler) sections(eds bool) []proto.Message {
 		}
 	}
 	return append(out, a.secretsDump())
+}
+
+func extensionsDump(all []Extension) proto.Message {
+	out := &adminv3.EcdsConfigDump{}
+	for _, e := range all {
+		out.EcdsFilters = append(out.EcdsFilters, &adminv3.EcdsConfigDump_EcdsFilterConfig{
+			VersionInfo: e.Version, EcdsFilter: pack(e.Source), LastUpdated: stamp(e.Updated), ErrorState: e.Refused.state(),
+		})
+	}
+	return out
 }
 
 // routesDump shows inline routes as static, in Envoy's words, and those of RDS

@@ -3,6 +3,7 @@ package config
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"outrider/certs"
@@ -14,7 +15,30 @@ import (
 type HTTPFilter struct {
 	Name     string
 	Disabled bool // until a route enables it
-	Config   any
+	Config   any  // nil if it comes by Discovery
+	// Discovery is where Config comes from; nil: it is there.
+	Discovery *FilterDiscovery
+}
+
+// FilterDiscovery is envoy.config.core.v3.ExtensionConfigSource: by the name of
+// the filter, from Source.
+type FilterDiscovery struct {
+	Source *certs.Source
+	// Types are the messages that may come: type_urls without their hosts.
+	Types []string
+	// Default is default_config, decoded like HTTPFilter.Config; nil for none.
+	Default any
+	// AtOnce is apply_default_config_without_warming.
+	AtOnce bool
+}
+
+// HTTPExtension is envoy.config.core.v3.TypedExtensionConfig with an HTTP
+// filter.
+type HTTPExtension struct {
+	Name   string
+	Type   string // the name of the message
+	Config any    // as HTTPFilter.Config
+	Source proto.Message
 }
 
 // FilterOverride is an entry of typed_per_filter_config (and FilterConfig, if

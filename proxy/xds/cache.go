@@ -153,6 +153,9 @@ func (c *Client) deliverKind(k *kind) bool {
 	c.mu.Lock()
 	a := c.fromCache(k)
 	if len(a.resources) == 0 {
+		if c.onCache() && k.Whole && len(k.refs) > 0 {
+			k.answered() // there were none
+		}
 		c.mu.Unlock()
 		return false
 	}
@@ -206,10 +209,16 @@ func (c *Client) fromCache(k *kind) answer {
 func (c *Client) CacheAge() (age time.Duration, used bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cached == nil || len(c.cached.types) == 0 || c.everHeard {
+	if !c.onCache() {
 		return 0, false
 	}
 	return time.Since(c.cached.at), true
+}
+
+// onCache says that the cache had something, and no server has answered; mu is
+// held.
+func (c *Client) onCache() bool {
+	return c.cached != nil && len(c.cached.types) > 0 && !c.everHeard
 }
 
 // save writes the types that have changed since they were written. Only what a

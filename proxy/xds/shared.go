@@ -12,6 +12,7 @@ type Shared[T any] struct {
 	client *Client
 	url    string
 	decode func(Resource) (T, error)
+	stats  func(name string) *Stats // nil: watchers have their own
 
 	mu     sync.Mutex
 	byName map[string]*named[T] // guarded by mu
@@ -25,6 +26,8 @@ type named[T any] struct {
 	is      bool // there is a value
 	changed chan struct{}
 	watches map[*Watch[T]]struct{}
+	stats   *Stats // of all watchers; nil for none
+	late    bool   // FetchTimeout of one has passed
 }
 
 // NewShared registers t with client, with an Apply of its own. decode's error
@@ -36,11 +39,21 @@ func NewShared[T any](client *Client, t Type, decode func(Resource) (T, error)) 
 	return s
 }
 
+// CountByName has the updates of each name counted once for all who watch it,
+// by the metrics that it makes. It must be called before the first Watch.
+func (s *Shared[T]) CountByName(stats func(name string) *Stats) { s.stats = stats }
+
 // WatchOptions are what one watcher wants. The zero value is good.
 type WatchOptions[T any] struct {
 	// Check may refuse a version that decodes; then nobody gets it. It is not
 	// asked about a version that was there before the watch.
 	Check func(T) error
+	// Taken is told of each version that Check had no objection to, when all
+	// have none; nil: nobody is.
+	Taken func(T)
+	// Removed is told that there is no such resource any more, and has it
+	// forgotten; nil: what is in use is not taken away.
+	Removed func()
 	// FetchTimeout is initial_fetch_timeout: when First is closed without a
 	// version; 0 is never.
 	FetchTimeout time.Duration
@@ -78,6 +91,10 @@ func (s *Shared[T]) Watch(name string, opts WatchOptions[T]) (*Watch[T], error) 
 	n := s.byName[name]
 	if n == nil {
 		n = &named[T]{changed: make(chan struct{}), watches: map[*Watch[T]]struct{}{}}
+		if s.stats != nil {
+			n.stats = s.stats(name)
+			n.stats.Begin()
+		}
 		s.byName[name] = n
 	}
 	n.watches[w] = struct{}{}
@@ -104,7 +121,18 @@ func (w *Watch[T]) giveUp() {
 	case <-w.first:
 	default:
 		w.opts.Stats.TimedOut()
+		w.shared.timedOut(w.name)
 		w.open()
+	}
+}
+
+// timedOut counts the first FetchTimeout of a name.
+func (s *Shared[T]) timedOut(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.byName[name]; n != nil && !n.late {
+		n.late = true
+		n.stats.TimedOut()
 	}
 }
 
@@ -168,8 +196,9 @@ func (w *Watch[T]) forget() {
 	}
 }
 
-// apply is the Type's Apply. A removal changes nothing, as in Envoy: what is in
-// use is not taken away; but whoever waits is told that there is nothing.
+// apply is the Type's Apply. A removal changes nothing where nobody wants to know
+// of it, as in Envoy: what is in use is not taken away; but whoever waits is told
+// that there is nothing.
 func (s *Shared[T]) apply(u Update) map[string]error {
 	refused := map[string]error{}
 	for _, r := range u.Updated {
@@ -178,16 +207,41 @@ func (s *Shared[T]) apply(u Update) map[string]error {
 		}
 	}
 	for _, name := range u.Removed {
-		for _, w := range s.watchers(name) {
-			w.open()
-		}
+		s.remove(name)
 	}
 	return refused
 }
 
+func (s *Shared[T]) remove(name string) {
+	begin := time.Now()
+	watches, counts := s.watchers(name)
+	for _, w := range watches {
+		if w.opts.Removed != nil {
+			s.forgetValue(name)
+			w.opts.Removed()
+		}
+		w.open()
+	}
+	counts.Took("", time.Since(begin))
+}
+
+// forgetValue takes away what is known of a name.
+func (s *Shared[T]) forgetValue(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.byName[name]
+	if n == nil || !n.is {
+		return
+	}
+	var none T
+	n.value, n.version, n.is = none, "", false
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
 func (s *Shared[T]) applyOne(r Resource) error {
 	begin := time.Now()
-	watches := s.watchers(r.Name)
+	watches, counts := s.watchers(r.Name)
 	value, err := s.decode(r)
 	for _, w := range watches {
 		if err == nil && w.opts.Check != nil {
@@ -196,9 +250,15 @@ func (s *Shared[T]) applyOne(r Resource) error {
 	}
 	if err == nil {
 		s.publish(r, value)
+		counts.Took(r.Version, time.Since(begin))
+	} else {
+		counts.Refused()
 	}
 	for _, w := range watches {
 		if err == nil {
+			if w.opts.Taken != nil {
+				w.opts.Taken(value)
+			}
 			w.opts.Stats.Took(r.Version, time.Since(begin))
 		} else {
 			w.opts.Stats.Refused()
@@ -223,18 +283,19 @@ func (s *Shared[T]) publish(r Resource, value T) {
 	n.changed = make(chan struct{})
 }
 
-func (s *Shared[T]) watchers(name string) []*Watch[T] {
+// watchers are those of a name, with the metrics that they have in common.
+func (s *Shared[T]) watchers(name string) ([]*Watch[T], *Stats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.byName[name]
 	if n == nil {
-		return nil
+		return nil, nil
 	}
 	out := make([]*Watch[T], 0, len(n.watches))
 	for w := range n.watches {
 		out = append(out, w)
 	}
-	return out
+	return out, n.stats
 }
 
 // failed is the Type's Failed.
@@ -242,6 +303,7 @@ func (s *Shared[T]) failed(err error) {
 	s.mu.Lock()
 	var all []*Watch[T]
 	for _, n := range s.byName {
+		n.stats.Failed()
 		for w := range n.watches {
 			all = append(all, w)
 		}

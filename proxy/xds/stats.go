@@ -15,6 +15,7 @@ type Stats struct {
 	version, updateTime                          *stats.Gauge
 	versionText                                  *stats.TextReadout
 	duration                                     *stats.Histogram
+	reload, fail                                 *stats.Counter // nil but of extensions
 }
 
 // NewStats makes the metrics of one subscription under scope.
@@ -26,6 +27,15 @@ func NewStats(scope *stats.Scope) *Stats {
 		versionText: scope.Text("version_text"), updateTime: scope.Gauge("update_time"),
 		duration: scope.Histogram("update_duration"),
 	}
+}
+
+// NewExtensionStats makes those of the configuration of a filter
+// (Envoy: extension_config_discovery.<kind>.<name>.*).
+func NewExtensionStats(scope *stats.Scope) *Stats {
+	s := NewStats(scope)
+	s.reload, s.fail = scope.Counter("config_reload"), scope.Counter("config_fail")
+	scope.Counter("config_conflict") // 0: nothing is applied in parts
+	return s
 }
 
 // Begin counts the first request.
@@ -46,6 +56,16 @@ func (s *Stats) Took(version string, took time.Duration) {
 	s.versionText.Set(version)
 	s.updateTime.Set(time.Now().UnixMilli())
 	s.duration.Record(uint64(took.Milliseconds()))
+	if s.reload != nil {
+		s.reload.Inc()
+	}
+}
+
+// failed counts what leaves a filter without a new configuration.
+func (s *Stats) failed() {
+	if s.fail != nil {
+		s.fail.Inc()
+	}
 }
 
 // Refused counts an update of which something was refused.
@@ -53,6 +73,7 @@ func (s *Stats) Refused() {
 	if s != nil {
 		s.attempt.Inc()
 		s.rejected.Inc()
+		s.failed()
 	}
 }
 
@@ -61,6 +82,7 @@ func (s *Stats) Failed() {
 	if s != nil {
 		s.attempt.Inc()
 		s.failure.Inc()
+		s.failed()
 	}
 }
 
@@ -68,6 +90,7 @@ func (s *Stats) Failed() {
 func (s *Stats) TimedOut() {
 	if s != nil {
 		s.timeout.Inc()
+		s.failed()
 	}
 }
 

@@ -20,6 +20,7 @@ var differences = []difference{
 	{"load_balancing_policy", "the first policy must be one that is implemented; Envoy takes the first that it knows."},
 	{"what has no effect", "where it stands is refused: endpoints of an EDS cluster in the cluster itself, a maximum below its minimum, an empty range, an empty protocol name, a group in a substitution that the expression has not, an old field beside the one that replaces it."},
 	{"http_filters", "must end with the router; with none at all Envoy leaves requests without an answer. The codec is the one upstream HTTP filter."},
+	{"config_discovery", "is for HTTP filters but the router. type_urls may have types that outrider has not, if it has one of them: what comes of such a type is refused then, and requests are answered as without a configuration. A removal counts even where something else of the same answer is refused."},
 	{"domains of virtual hosts", "with a star that is not the first or last character are refused; in Envoy it stands for itself."},
 	{"retry_on", "and x-envoy-retry-on: words that are not known are left out, as in Envoy; those of the bootstrap are told."},
 	{"per_connection_buffer_limit_bytes", "of a listener bounds what is held of an HTTP message; a TCP connection holds little, and nothing while it is idle."},

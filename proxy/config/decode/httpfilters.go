@@ -36,6 +36,13 @@ func (d *decoder) httpFilters(list []*hcmv3.HttpFilter, name string, place at) [
 	var out []*config.HTTPFilter
 	for i, f := range list {
 		in := place.item(name, i)
+		if s := f.GetConfigDiscovery(); s != nil {
+			if i == len(list)-1 {
+				in.in("config_discovery").bad("is not for the last filter: that is the router, which outrider does not take by discovery")
+			}
+			out = append(out, &config.HTTPFilter{Name: f.GetName(), Disabled: f.GetDisabled(), Discovery: d.filterDiscovery(f.GetName(), s, in.in("config_discovery"))})
+			continue
+		}
 		if d.left[f.GetTypedConfig()] {
 			continue
 		}

@@ -27,6 +27,15 @@ func withFilter(typeName, fields string) string {
 	return inFilters + "          - {name: f, typed_config: {" + typeOf + "filters.http." + typeName + ", " + fields + "}}\n"
 }
 
+const lastFilter = inFilters + "          - name: router\n            typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}\n"
+
+const corsURL = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"
+
+// byDiscovery is inFilters with a filter by discovery before the router.
+func byDiscovery(fields string) string {
+	return inFilters + "          - {name: f, config_discovery: {config_source: {path_config_source: {path: /dev/null}}, " + fields + "}}\n"
+}
+
 // routeFilter is a route with configuration for a filter.
 func routeFilter(typeName, fields string) string {
 	return prefixOnly + "\n                typed_per_filter_config: {f: {" + typeOf + "filters.http." + typeName + ", " + fields + "}}"
@@ -51,6 +60,12 @@ var httpMistakes = []mistake{
 	{"a router before the last", inFilters, withFilter("router.v3.Router", ""), hcm0 + `.http_filters[0]: f ends the chain: it must be the last filter`, ""},
 	{"a router that is disabled", "- name: router", "- disabled: true\n            name: router", hcm0 + `.http_filters[0].disabled: is not for the filter that ends the chain`, ""},
 	{"a filter that is not supported", inFilters, withFilter("lua.v3.Lua", "inline_code: 'function envoy_on_request(h) end'"), filter0, "it has it"},
+	{"a filter by discovery at the end", lastFilter, byDiscovery("type_urls: [" + corsURL + "]"), hcm0 + `.http_filters[0].config_discovery: is not for the last filter`, "it takes the router by discovery"},
+	{"a filter by discovery of types that are not there", inFilters, byDiscovery("type_urls: [a.B, c.D]"), hcm0 + `.http_filters[0].config_discovery.type_urls: outrider supports none of a.B, c.D`, ""},
+	{"a filter by discovery of no types", inFilters, byDiscovery("type_urls: []"), hcm0 + `.http_filters[0].config_discovery.type_urls: value must contain at least 1 item(s)`, ""},
+	{"a default of another type", inFilters, byDiscovery("type_urls: [" + corsURL + "], default_config: {" + typeOf + "filters.http.buffer.v3.Buffer, max_request_bytes: 1}"), hcm0 + `.http_filters[0].config_discovery.default_config: envoy.extensions.filters.http.buffer.v3.Buffer is not among type_urls`, ""},
+	{"a default that is wrong", inFilters, byDiscovery("type_urls: [" + corsURL + "], default_config: {" + typeOf + "filters.http.buffer.v3.Buffer, max_request_bytes: 0}"), hcm0 + `.http_filters[0].config_discovery.default_config.max_request_bytes: `, ""},
+	{"no default to apply", inFilters, byDiscovery("apply_default_config_without_warming: true, type_urls: [" + corsURL + "]"), hcm0 + `.http_filters[0].config_discovery.apply_default_config_without_warming: needs a default_config`, ""},
 	{"HTTP/3", inHCM, inHCM + "\n          codec_type: HTTP3", hcm0 + `.codec_type: HTTP3 is not supported by outrider`, ""},
 	{"scoped routes", "route_config:", "scoped_routes:", hcm0 + `.scoped_routes`, ""},
 	{"ports stripped twice", inHCM, inHCM + "\n          strip_matching_host_port: true\n          strip_any_host_port: true", hcm0 + `.strip_matching_host_port: cannot be set together with strip_any_host_port`, ""},

@@ -67,9 +67,9 @@ var httpSupport = map[protoreflect.FullName]fields{
 	hcmPackage + "ResponseMapper": {
 		works: "filter status_code body body_format_override headers_to_add",
 	},
-	hcmPackage + "HttpFilter": {
-		works:   "name typed_config is_optional disabled",
-		refused: map[string]string{"config_discovery": "filters do not come by discovery"},
+	hcmPackage + "HttpFilter": {works: "name typed_config config_discovery is_optional disabled"},
+	"envoy.config.core.v3.ExtensionConfigSource": {
+		works: "config_source default_config apply_default_config_without_warming type_urls",
 	},
 	hcmPackage + "RequestIDExtension": {works: "typed_config"},
 	"envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig": {

@@ -42,11 +42,11 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.config.listener.v3.Filter": {
 		works:   "name typed_config",
-		refused: map[string]string{"config_discovery": "filters do not come by discovery"},
+		refused: map[string]string{"config_discovery": "only HTTP filters come by discovery"},
 	},
 	"envoy.config.listener.v3.ListenerFilter": {
 		works:   "name typed_config filter_disabled",
-		refused: map[string]string{"config_discovery": "filters do not come by discovery"},
+		refused: map[string]string{"config_discovery": "only HTTP filters come by discovery"},
 	},
 	"envoy.config.listener.v3.ListenerFilterChainMatchPredicate": {
 		works: "or_match and_match not_match any_match destination_port_range",

@@ -21,6 +21,8 @@ type link struct {
 	req    held
 	resp   held
 	limit  int // of the request that it holds; 0: the connection's
+	// version is what the filter is of, if its configuration comes by discovery.
+	version *discovery
 }
 
 // held is what a filter has stopped of one message.

@@ -18,11 +18,11 @@ func (m *Manager) checkRoutes(cfg *config.RouteConfig) error {
 	byName := map[string]filter.Factory{}
 	for _, list := range m.upgrades {
 		for _, f := range list {
-			byName[f.name] = f.Factory
+			byName[f.name] = f.current()
 		}
 	}
 	for _, f := range m.filters {
-		byName[f.name] = f.Factory
+		byName[f.name] = f.current()
 	}
 	return filter.CheckRoutes(cfg, byName)
 }

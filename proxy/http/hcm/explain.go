@@ -67,7 +67,11 @@ func (f *factory) explain(info *flow.Info, found *route.Match) (netfilter.Verdic
 		}
 	}
 	v := netfilter.Verdict{Filter: f.name, Type: "http", Reason: "acts on each request: not evaluated here"}
-	if e, ok := f.Factory.(filter.Explainer); ok && !disabled {
+	now := f.current()
+	if now == nil {
+		v.Denied, v.Reason = true, "its configuration has not come from the control plane yet"
+	}
+	if e, ok := now.(filter.Explainer); ok && !disabled {
 		x := e.Explain(info, o)
 		v.Denied, v.Reason = x.Denied, x.Reason
 		if x.Rules != nil {

@@ -57,6 +57,10 @@ type Deps struct {
 	// Routes subscribes to a route configuration; update is called with each
 	// version, from any goroutine, until the returned function is called.
 	Routes func(rds *config.RDS, update func(*config.RouteConfig) error) (cancel func(), err error)
+	// Extensions subscribes to the configuration of a filter with Discovery;
+	// prepare is called with each version, from any goroutine, until the returned
+	// function is called.
+	Extensions func(f *config.HTTPFilter, prepare Prepare) (cancel func(), err error)
 	// RuntimePPM is the value of a runtime key as parts per million, or ppm.
 	RuntimePPM func(key string, ppm uint32) uint32
 	Rand       func() uint64
@@ -81,23 +85,28 @@ type Manager struct {
 	mutations filter.Attached[config.MirrorPolicy, compiledMutations]
 	h1        h1.Options
 	h2        h2.Options
-	cancel    func() // of the subscription
+	cancels   []func() // of the subscriptions
 
 	runners []filter.Runner
-	stop    context.CancelFunc // of the runners
+	work    context.Context    //nolint:containedctx // of the runners; nil if they do not run
+	stop    context.CancelFunc // of work
 	running sync.WaitGroup
 }
 
-// factory makes one filter of a request.
+// factory makes one filter of a request: Factory, or what found has now.
 type factory struct {
 	name     string
 	disabled bool
 	filter.Factory
+	found *discovered // nil: its configuration does not come by discovery
 }
 
 // New compiles a connection manager. Every mistake is in the error.
 func New(name string, cfg *config.HTTPConnectionManager, d Deps) (*Manager, error) {
-	m := &Manager{name: name, cfg: cfg, deps: d, log: d.Log, cancel: func() {}, stop: func() {}}
+	m := &Manager{name: name, cfg: cfg, deps: d, log: d.Log, stop: func() {}}
+	if d.Background != nil {
+		m.work, m.stop = context.WithCancel(d.Background)
+	}
 	m.stats = newManagerStats(d.Stats, cfg.StatPrefix)
 	m.h1, m.h2 = m.codecOptions()
 	errs := []error{m.makeFilters(), m.makeLogs()}
@@ -105,6 +114,7 @@ func New(name string, cfg *config.HTTPConnectionManager, d Deps) (*Manager, erro
 	m.replies, err = newLocalReplies(cfg.LocalReply, d)
 	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
+		m.Close()
 		return nil, err
 	}
 	switch {
@@ -115,38 +125,42 @@ func New(name string, cfg *config.HTTPConnectionManager, d Deps) (*Manager, erro
 	default:
 		var cancel func()
 		if cancel, err = d.Routes(cfg.RDS, m.setRoutes); err == nil {
-			m.cancel = cancel
+			m.cancels = append(m.cancels, cancel)
 		}
 	}
 	if err != nil {
+		m.Close()
 		return nil, err
 	}
-	m.run()
+	for _, r := range m.runners {
+		m.runs(r)
+	}
 	return m, nil
 }
 
-// Close ends the subscription to the routes, and the filters' own work. No
-// connection may be left.
+// Close ends the subscriptions to routes and filters, and the filters' own work.
+// No connection may be left.
 func (m *Manager) Close() {
-	m.cancel()
+	for _, cancel := range m.cancels {
+		cancel()
+	}
 	m.stop()
 	m.running.Wait()
 }
 
-// run starts the filters' own work.
-func (m *Manager) run() {
-	if m.deps.Background == nil {
-		return
+// runs starts a filter's own work, until stop is called or the manager is closed.
+func (m *Manager) runs(r filter.Runner) (stop context.CancelFunc) {
+	if m.work == nil {
+		return func() {}
 	}
-	var ctx context.Context
-	ctx, m.stop = context.WithCancel(m.deps.Background)
-	for _, r := range m.runners {
-		m.running.Go(func() {
-			if err := r.Run(ctx); err != nil {
-				m.log.Error("a filter has stopped", "filter_chain", m.name, "error", err)
-			}
-		})
-	}
+	ctx, stop := context.WithCancel(m.work)
+	m.running.Go(func() {
+		defer stop()
+		if err := r.Run(ctx); err != nil {
+			m.log.Error("a filter has stopped", "filter_chain", m.name, "error", err)
+		}
+	})
+	return stop
 }
 
 // setRoutes makes cfg the routes of all requests from now on.
@@ -205,6 +219,15 @@ func (m *Manager) factories(list []*config.HTTPFilter, field string) ([]factory,
 	var errs []error
 	for i, f := range list {
 		if _, ok := f.Config.(*config.HTTPRouter); ok {
+			continue
+		}
+		if f.Discovery != nil {
+			found, err := m.discover(f, d)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s[%d] %q: %w", field, i, f.Name, err))
+				continue
+			}
+			out = append(out, factory{name: f.Name, disabled: f.Disabled, found: found})
 			continue
 		}
 		maker := m.deps.Makers.Of(f.Config)

@@ -115,7 +115,8 @@ func (s *stream) makeLinks() {
 	}
 	s.match()
 	s.links = make([]link, 0, len(list))
-	for _, f := range list {
+	for i := range list {
+		f := &list[i]
 		disabled := f.disabled
 		if s.found != nil {
 			if o := s.found.Override(f.name); o != nil {
@@ -127,7 +128,7 @@ func (s *stream) makeLinks() {
 		}
 		s.links = append(s.links, link{stream: s, name: f.name, at: len(s.links)})
 		l := &s.links[len(s.links)-1]
-		if l.filter = f.New(l); l.filter == nil {
+		if l.filter = f.attach(l); l.filter == nil {
 			s.links = s.links[:len(s.links)-1]
 		}
 	}
@@ -352,6 +353,9 @@ func (s *stream) finish() {
 	}
 	for i := range s.links {
 		s.links[i].filter.End()
+		if v := s.links[i].version; v != nil {
+			v.release()
+		}
 	}
 	s.info.End = time.Now()
 	s.m.ended(s)

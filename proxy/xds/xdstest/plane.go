@@ -16,6 +16,7 @@ import (
 	clusterservice "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	endpointservice "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
+	extensionservice "github.com/envoyproxy/go-control-plane/envoy/service/extension/v3"
 	listenerservice "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
 	routeservice "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
 	secretservice "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
@@ -98,6 +99,7 @@ func (p *Plane) Start(t testing.TB) {
 	endpointservice.RegisterEndpointDiscoveryServiceServer(p.server, all)
 	listenerservice.RegisterListenerDiscoveryServiceServer(p.server, all)
 	routeservice.RegisterRouteDiscoveryServiceServer(p.server, all)
+	extensionservice.RegisterExtensionConfigDiscoveryServiceServer(p.server, all)
 	secretservice.RegisterSecretDiscoveryServiceServer(p.server, all)
 	serve, done := p.server, p.done
 	go func() {
