@@ -43,6 +43,7 @@ func (p *policy) chain(q question) (vetted, *HandshakeError) {
 	if best.root == nil {
 		return vetted{}, last
 	}
+	best.peer, best.id = q.chain, peerID(q.chain[0])
 	p.cache.put(key, best)
 	return best, nil
 }

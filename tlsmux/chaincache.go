@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"sync"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // chainCache remembers chains that were verified, so that the next handshake
@@ -23,6 +25,10 @@ type vetted struct {
 	// a policy that verifies no chain.
 	root  *x509.Certificate
 	until time.Time
+	// peer is the chain as it was presented first, and id its leaf's SPIFFE ID:
+	// the connections of one peer share them.
+	peer []*x509.Certificate
+	id   spiffeid.ID
 }
 
 // window is the time within which every certificate and list of a chain is

@@ -261,6 +261,9 @@ func (m *material) state(cs *tls.ConnectionState, q question, local *tls.Certifi
 	if s.PeerVerified {
 		if v, f := m.policy.chain(q); f == nil { // it has just been found good
 			s.Root, s.PeerUntil = v.root, v.until
+			if v.peer != nil {
+				s.Peer, s.PeerID = v.peer, v.id
+			}
 		}
 	}
 	return s

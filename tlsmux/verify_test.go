@@ -1,6 +1,7 @@
 package tlsmux
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -296,5 +297,29 @@ func TestEveryPartOfThePolicyIsInItsFingerprint(t *testing.T) {
 			}
 			seen = append(seen, f)
 		}
+	}
+}
+
+func TestConnectionsOfOnePeerShareWhatIsKnownOfIt(t *testing.T) {
+	m := newMesh(t)
+	s, c := NewServer(m.serverConfig(), noFeeds()), NewClient(m.clientConfig(), noFeeds())
+	var peers [2]*State
+	for i := range peers {
+		near, far := tcpPair(t)
+		done := make(chan *Conn, 1)
+		go func() {
+			conn, err := s.Handshake(context.Background(), far)
+			if err != nil {
+				t.Error(err)
+			}
+			done <- conn
+		}()
+		if _, err := c.Handshake(context.Background(), near, ClientOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		peers[i] = (<-done).State()
+	}
+	if peers[0].Peer[0] != peers[1].Peer[0] || peers[0].PeerID != peers[1].PeerID || peers[1].PeerID.IsZero() {
+		t.Errorf("%p is %v, %p is %v", peers[0].Peer[0], peers[0].PeerID, peers[1].Peer[0], peers[1].PeerID)
 	}
 }
