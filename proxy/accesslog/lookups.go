@@ -46,7 +46,12 @@ func addLookups(all map[string]spec) {
 	all["FILTER_STATE"] = spec{argument: needsArgument, length: true, make: filterState(
 		(*flow.Info).State)}
 	all["UPSTREAM_FILTER_STATE"] = spec{argument: needsArgument, length: true, make: filterState(
-		func(*flow.Info, string) (string, bool) { return "", false })}
+		func(i *flow.Info, key string) (string, bool) {
+			if p := i.PeerState(key); p != nil && p == i.UpstreamPeer && i.HTTP == nil {
+				return p.Text(), true
+			}
+			return "", false
+		})}
 	all["ENVIRONMENT"] = spec{argument: needsArgument, length: true, make: func(name string) (operator, error) {
 		if v, ok := os.LookupEnv(name); ok {
 			return constant(v), nil
@@ -114,7 +119,7 @@ func findValue(m metadata, path []string) *structpb.Value {
 }
 
 // filterState takes KEY, KEY:PLAIN, KEY:TYPED or KEY:FIELD:NAME. Objects are
-// text here: TYPED prints it as JSON, and it has no fields.
+// text here: TYPED prints it as JSON; only Istio's peers have fields.
 func filterState(get func(*flow.Info, string) (string, bool)) func(string) (operator, error) {
 	return func(argument string) (operator, error) {
 		key, rest, _ := strings.Cut(argument, ":")
@@ -142,9 +147,22 @@ func filterState(get func(*flow.Info, string) (string, bool)) func(string) (oper
 		case "", "TYPED":
 			return operator{text: quoted, json: quoted}, nil
 		case "FIELD":
-			return none(), nil
+			return operator{text: peerField(key, field)}, nil
 		}
 		return operator{}, fmt.Errorf("%q is none of PLAIN, TYPED, FIELD", kind)
+	}
+}
+
+// peerField is one thing that a peer says of itself.
+func peerField(key, field string) func([]byte, *entry) ([]byte, bool) {
+	return func(b []byte, e *entry) ([]byte, bool) {
+		p := e.info.PeerState(key)
+		if p == nil {
+			return b, false
+		}
+		w := p.Workload()
+		v, ok := w.Field(field)
+		return append(b, v...), ok
 	}
 }
 
