@@ -152,6 +152,9 @@ func checkExchanged(t *testing.T, reg *stats.Registry, info *flow.Info, side str
 	} else if n := exchangeStat(reg, c.stat); n != 1 {
 		t.Errorf("%s is %d, want 1", c.stat, n)
 	}
+	if none := side == upstreamSide && c.stat != ""; info.NoUpstreamPeer != none {
+		t.Errorf("that there is no peer upstream is %v", info.NoUpstreamPeer)
+	}
 	if diff := cmp.Diff(want, info.FilterState); diff != "" {
 		t.Errorf("filter state (-want +got):\n%s", diff)
 	}
