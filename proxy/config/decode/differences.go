@@ -47,6 +47,8 @@ var differences = []difference{
 	{"rbac principals `authenticated`", "match only a client whose certificate was verified; in Envoy one without a certificate is authenticated where no principal_name is asked for, and matches a principal_name of `.*`, and one accepted by ACCEPT_UNTRUSTED has the names that it claims."},
 	{"rbac principals `filter_state`", "that ask for what istio.metadata_exchange sets are refused: the peer's metadata come with its first bytes, after rbac has decided."},
 	{"istio.metadata_exchange", "sends its frame at once and takes one of 64 KiB at most; Envoy sends it with the first data and has no limit. A byte that cannot begin a frame ends the waiting; Envoy waits for eight."},
+	{"istio.metadata_exchange of requests", "takes a header of 16 KiB at most, and remembers peers by all that they said; Istio's proxy has no limit, and remembers them by their ID."},
+	{"istio.stats", "refuses an expression, an attribute or a metric that it does not know; Istio's proxy leaves the label out, or counts unknown. Principals are those of verified certificates. A proxy has at most 20000 metrics with labels of peers (istio_stats.series_overflow). istio_request_bytes and istio_response_bytes count heads as they are said, without framing."},
 	{"a reset of the client", "while its upstream is being connected ends the attempt, with DC; Envoy goes on connecting."},
 	{"access_log_flush_interval", "begins when the upstream is connected; in Envoy, with the connection."},
 	{"/config_dump", "shows secrets' refused updates too (error_state); a mask goes through every Any; maps are in descending order of their keys, where Envoy has none."},

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -56,11 +57,15 @@ func TestWhatGoesOutInAHeaderComesInAgain(t *testing.T) {
 
 func TestNonsenseInAHeaderIsRefused(t *testing.T) {
 	deep := strings.Repeat("\x0a\xff\x01", 200)
+	long, err := proto.Marshal(metadata(t, map[string]any{"ELSE": strings.Repeat("x", maxHeader)}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, value := range map[string]string{
 		"no base64":     "!!!!",
 		"no message":    base64.StdEncoding.EncodeToString([]byte("\xff\xff\xff")),
 		"deeply nested": base64.StdEncoding.EncodeToString([]byte(deep)),
-		"too long":      strings.Repeat("A", maxHeader+1),
+		"too long":      base64.StdEncoding.EncodeToString(long),
 	} {
 		if w, err := FromHeader(value, nil); err == nil {
 			t.Errorf("%s: it is %+v", name, w)
