@@ -29,7 +29,7 @@ type channel struct {
 	err error // guarded by mu; the first that the connection met
 }
 
-func newChannel(opts *Options, p *proof) (*channel, error) {
+func newChannel(opts *Options, p *proof, more ...grpc.DialOption) (*channel, error) {
 	c := &channel{}
 	security := insecure.NewCredentials()
 	if !opts.Plaintext {
@@ -40,7 +40,7 @@ func newChannel(opts *Options, p *proof) (*channel, error) {
 		security = credentials.NewTLS(anchors.config(opts.ServerName, p))
 	}
 	var err error
-	c.ClientConn, err = grpc.NewClient("passthrough:///"+target(opts),
+	c.ClientConn, err = grpc.NewClient("passthrough:///"+target(opts), append([]grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			conn, err := dial(ctx, opts)
 			return conn, c.note(err)
@@ -48,7 +48,7 @@ func newChannel(opts *Options, p *proof) (*channel, error) {
 		grpc.WithTransportCredentials(noting{security, c}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
 		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(), grpc.WithNoProxy(),
-	)
+	}, more...)...)
 	return c, err
 }
 

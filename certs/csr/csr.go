@@ -173,15 +173,7 @@ func (t *try) request(key crypto.Signer) (*security.IstioCertificateRequest, err
 
 // call asks, and measures the authority's clock by whatever comes back.
 func (t *try) call(ctx context.Context, conn *grpc.ClientConn, req *security.IstioCertificateRequest) ([]string, exchange, error) {
-	for name, value := range t.opts.Headers {
-		ctx = metadata.AppendToOutgoingContext(ctx, name, value)
-	}
-	if t.opts.ClusterID != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, clusterID, t.opts.ClusterID)
-	}
-	if value, ok := t.proof.bearer(); ok {
-		ctx = metadata.AppendToOutgoingContext(ctx, authorization, bearer+value)
-	}
+	ctx = t.outgoing(ctx)
 	var header, trailer metadata.MD
 	when := exchange{sent: time.Now()}
 	answer, err := security.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, req, grpc.Header(&header), grpc.Trailer(&trailer))
