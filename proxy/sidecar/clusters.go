@@ -103,8 +103,11 @@ func (b *builder) single(name string, at *corev3.Address) *clusterv3.Cluster {
 }
 
 // secrets is the cluster of the agent's socket.
-func (b *builder) secrets() *clusterv3.Cluster {
-	c := b.single(sdsCluster, &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: SecretSocket}}})
+func (b *builder) secrets() *clusterv3.Cluster { return b.overSocket(sdsCluster, SecretSocket) }
+
+// overSocket is a cluster for gRPC over a unix socket.
+func (b *builder) overSocket(name, path string) *clusterv3.Cluster {
+	c := b.single(name, &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: path}}})
 	http2 := &httpv3.HttpProtocolOptions{UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
 		ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
