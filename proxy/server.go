@@ -76,6 +76,9 @@ type Options struct {
 	// XDSCache is a directory in which the last good configuration of each
 	// control plane is kept; "" keeps none.
 	XDSCache string
+	// ADS opens the aggregated stream in place of its cluster; nil goes by the
+	// cluster.
+	ADS xds.Transport
 	// Types are further types of the aggregated stream, each subscribed to as a
 	// whole (Istio's NameTable); their Rank follows Envoy's own.
 	Types []xds.Type

@@ -74,11 +74,15 @@ func (s *streams) open(source *certs.Source, key streamKey) *stream {
 	if r := source.Rate; r != nil {
 		rate = &xds.Rate{Tokens: r.Tokens, PerSecond: r.PerSecond}
 	}
+	var transport xds.Transport = &xds.GRPC{Authority: source.Cluster, Dial: func(ctx context.Context) (net.Conn, error) {
+		return d.dialControlPlane(ctx, source.Cluster)
+	}}
+	if asked.ADS && d.server.opts.ADS != nil {
+		transport = d.server.opts.ADS
+	}
 	one := &stream{source: asked, client: xds.New(xds.Options{
-		Transport: &xds.GRPC{Authority: source.Cluster, Dial: func(ctx context.Context) (net.Conn, error) {
-			return d.dialControlPlane(ctx, source.Cluster)
-		}},
-		Server: source.Cluster, Delta: source.Delta, Node: d.node, NodeOnce: source.SetNodeOnFirstMessageOnly,
+		Transport: transport,
+		Server:    source.Cluster, Delta: source.Delta, Node: d.node, NodeOnce: source.SetNodeOnFirstMessageOnly,
 		Service: service, Rate: rate, Cache: s.cache, ControlPlane: xds.NewControlPlane(scope), Log: d.server.log,
 	})}
 	d.register(one)
