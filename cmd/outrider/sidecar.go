@@ -30,6 +30,7 @@ import (
 type sidecarFlags struct {
 	agent     agentFlags
 	lifecycle lifecycleFlags
+	istiod    istiodFlags
 
 	configPath   string
 	print        bool
@@ -50,14 +51,19 @@ func newSidecarCommand() *cobra.Command {
 		Short: "Agent and proxy in one process, with Istio's ports: inbound :15006, outbound :15001",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if f.print {
-				return f.printConfig(c.OutOrStdout())
+			plane, err := f.plane(c.Flags())
+			if err != nil {
+				return err
 			}
-			return f.run(c.Context(), c.ErrOrStderr())
+			if f.print {
+				return f.printConfig(plane, c.OutOrStdout())
+			}
+			return f.run(c.Context(), plane, c.ErrOrStderr())
 		},
 	}
 	f.agent.register(c)
 	f.lifecycle.register(c)
+	f.istiod.register(c)
 	fs := c.Flags()
 	fs.StringVar(&f.configPath, "config", "", "the short file that says who the workload is and what it calls (docs/sidecar.md); watched")
 	fs.BoolVar(&f.print, "print-config", false, "print the Envoy bootstrap of it all, and end")
@@ -115,12 +121,12 @@ func (f *sidecarFlags) load() (*sidecar.Config, error) {
 	return c, nil
 }
 
-func (f *sidecarFlags) printConfig(out io.Writer) error {
+func (f *sidecarFlags) printConfig(plane *controlPlane, out io.Writer) error {
 	c, err := f.load()
 	if err != nil {
 		return f.refused(err)
 	}
-	boot, err := c.Bootstrap(true)
+	boot, err := plane.bootstrapOr(c, true)
 	if err != nil {
 		return err
 	}
@@ -144,14 +150,15 @@ type running struct {
 	flags  *sidecarFlags
 	log    *slog.Logger
 	agent  *agent.Agent
+	plane  *controlPlane // nil: the short file says it all
 	server *proxy.Server
 	now    atomic.Pointer[sidecar.Config] // what is in force
 	quit   context.CancelFunc             // as SIGTERM
-	pages  [2]net.Listener                // :15020 and :15021
+	pages  []net.Listener                 // :15020, :15021, and under istiod :15090
 }
 
 // run makes the sidecar and runs it until a signal has ended it.
-func (f *sidecarFlags) run(ctx context.Context, stderr io.Writer) error {
+func (f *sidecarFlags) run(ctx context.Context, plane *controlPlane, stderr io.Writer) error {
 	level := &slog.LevelVar{}
 	l, err := parseLevel(f.logLevel)
 	if err != nil {
@@ -166,27 +173,34 @@ func (f *sidecarFlags) run(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return f.refused(err)
 	}
-	s := &running{flags: f, log: log}
+	s := &running{flags: f, log: log, plane: plane}
 	s.now.Store(cfg)
 	id, err := cfg.ID()
 	if s.agent, err = f.agent.agent(id, err, log); err != nil {
 		return err
 	}
+	if plane != nil {
+		if err := plane.connect(&f.agent, s.agent, cfg); err != nil {
+			return err
+		}
+	}
 	if err := s.makeProxy(cfg, level); err != nil {
 		return err
 	}
-	for i, port := range []int{sidecar.StatusPort, sidecar.HealthPort} {
-		if s.pages[i], err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err != nil {
+	for _, port := range s.pagePorts() {
+		page, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
 			return err
 		}
-		defer s.pages[i].Close() // closed by then, if it was served
+		defer page.Close() // closed by then, if it was served
+		s.pages = append(s.pages, page)
 	}
 	return s.serve(ctx)
 }
 
 // makeProxy makes the proxy, whose sockets are open when it returns.
 func (s *running) makeProxy(cfg *sidecar.Config, level *slog.LevelVar) error {
-	boot, err := cfg.Bootstrap(false)
+	boot, err := s.plane.bootstrapOr(cfg, false)
 	if err != nil {
 		return err
 	}
@@ -208,7 +222,10 @@ func (s *running) makeProxy(cfg *sidecar.Config, level *slog.LevelVar) error {
 		FlushInterval: time.Duration(s.flags.flushMsec) * time.Millisecond,
 	}
 	s.flags.lifecycle.apply(&opts)
-	if s.server, err = proxy.New(decoded, opts); err != nil {
+	if s.plane != nil {
+		opts.ADS = s.plane.stream
+	}
+	if s.server, err = proxy.New(decoded, opts); err != nil || s.plane != nil {
 		return err
 	}
 	return s.apply(cfg)
@@ -239,6 +256,9 @@ func (s *running) serve(ctx context.Context) error {
 	group.Go(func() error { return s.status(rest) })
 	group.Go(func() error { return s.watch(rest) })
 	group.Go(func() error { s.notify(rest); return nil })
+	if s.plane != nil {
+		group.Go(func() error { s.plane.run(rest, s.log); return nil })
+	}
 	group.Go(func() error { sidecar.WatchSameUser(rest, s.log); return nil })
 	group.Go(func() error { // without the agent or the status pages it is no sidecar
 		<-rest.Done()
@@ -335,7 +355,7 @@ func (s *running) change() error {
 	return s.apply(cfg)
 }
 
-// status serves :15020 and :15021.
+// status serves the pages.
 func (s *running) status(ctx context.Context) error {
 	st := &sidecar.Status{
 		Config: s.now.Load, Ready: s.ready, Metrics: s.server.WritePrometheus, Log: s.log,
@@ -345,5 +365,17 @@ func (s *running) status(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return st.Serve(ctx, s.pages[0]) })
 	group.Go(func() error { return st.ServeHealth(ctx, s.pages[1]) })
+	if len(s.pages) > 2 {
+		group.Go(func() error { return st.ServeMetrics(ctx, s.pages[2]) })
+	}
 	return group.Wait()
+}
+
+// pagePorts are the ports of the pages.
+func (s *running) pagePorts() []int {
+	ports := []int{sidecar.StatusPort, sidecar.HealthPort}
+	if s.plane != nil {
+		ports = append(ports, sidecar.PrometheusPort)
+	}
+	return ports
 }

@@ -78,6 +78,16 @@ func (p *Probe) kinds() (n int) {
 	return n
 }
 
+// Check makes the probe of an application on this host, for as long as ctx
+// lasts. It is nil if the application is well.
+func (p *Probe) Check(ctx context.Context) error {
+	code, err := (&Status{}).probe(ctx, *p, http.Header{})
+	if err == nil && (code < http.StatusOK || code >= http.StatusBadRequest) {
+		return fmt.Errorf("the application answers %d", code)
+	}
+	return err
+}
+
 // grpc asks gRPC's health service.
 func (s *Status) grpc(ctx context.Context, p *GRPC) (int, error) {
 	conn, err := grpc.NewClient("passthrough:///"+s.app(p.Port), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())

@@ -57,6 +57,14 @@ func (s *Status) ServeHealth(ctx context.Context, ln net.Listener) error {
 	return s.serve(ctx, ln, mux)
 }
 
+// ServeMetrics answers with the sidecar's own metrics, until ctx ends: for
+// :15090, which scrapers reach.
+func (s *Status) ServeMetrics(ctx context.Context, ln net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /stats/prometheus", func(w http.ResponseWriter, _ *http.Request) { s.own(w) })
+	return s.serve(ctx, ln, mux)
+}
+
 func (s *Status) serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	server := &http.Server{Handler: h, ReadHeaderTimeout: statusTimeout, ReadTimeout: statusTimeout, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
@@ -103,13 +111,8 @@ func (s *Status) local(do func()) http.HandlerFunc {
 // metrics are the sidecar's, and after them the application's. Where those
 // cannot be had, the sidecar's own come alone, and say so.
 func (s *Status) metrics(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	if err := s.Metrics(w); err != nil {
-		s.Log.Error("metrics cannot be written", "reason", err)
-		return
-	}
 	m := s.Config().Metrics
-	if m == nil {
+	if !s.own(w) || m == nil {
 		return
 	}
 	text, err := s.scrape(r.Context(), m)
@@ -119,6 +122,16 @@ func (s *Status) metrics(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprintf(w, "# TYPE outrider_application_scrape_failures_total counter\noutrider_application_scrape_failures_total %d\n", s.unscraped.Load())
 	w.Write(text)
+}
+
+// own writes the sidecar's own metrics, and reports whether it could.
+func (s *Status) own(w http.ResponseWriter) bool {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	err := s.Metrics(w)
+	if err != nil {
+		s.Log.Error("metrics cannot be written", "reason", err)
+	}
+	return err == nil
 }
 
 // What the application may send as metrics, and for how long.
