@@ -146,6 +146,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s := &Server{opts: opts, boot: boot, log: opts.Log, start: time.Now(), registry: stats.New(), skip: make(chan struct{}, 1)}
 	s.accepting, s.stopAccept = context.WithCancelCause(context.Background())
 	s.serving, s.stopServ = context.WithCancelCause(context.Background())
+	s.registry.Show(showing(&boot.Stats))
 	s.stats = newServerStats(s.registry)
 	s.globalLimit = listener.NewLimit(boot.GlobalConnectionLimit)
 	s.waiting = listener.NewWaiting(listener.DefaultWaiting)

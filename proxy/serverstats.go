@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"runtime"
+	"slices"
 	"time"
 
+	"outrider/certs"
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
 	"outrider/proxy/listener"
@@ -184,4 +186,24 @@ func (l *listenerStats) close() {
 	l.active.Dec()
 	l.destroy.Inc()
 	l.server.connections.Dec()
+}
+
+// showing is what stats_config shows of metrics.
+func showing(cfg *config.StatsConfig) stats.Showing {
+	out := stats.Showing{OwnTagsOnly: cfg.OwnTagsOnly}
+	for _, t := range cfg.Tags {
+		out.Tags = append(out.Tags, stats.Tag{Name: t.Name, Regex: t.Regex, Value: t.Fixed})
+	}
+	matches := func(list []certs.StringMatcher, name string) bool {
+		return slices.ContainsFunc(list, func(m certs.StringMatcher) bool { return m.Match(name) })
+	}
+	switch m := cfg.Matcher; {
+	case m.RejectAll:
+		out.Keep = func(string) bool { return false }
+	case m.Include != nil:
+		out.Keep = func(name string) bool { return matches(m.Include, name) }
+	case m.Exclude != nil:
+		out.Keep = func(name string) bool { return !matches(m.Exclude, name) }
+	}
+	return out
 }

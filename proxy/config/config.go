@@ -10,6 +10,7 @@ package config
 
 import (
 	"net/netip"
+	"regexp"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -40,12 +41,40 @@ type Bootstrap struct {
 	// GlobalConnectionLimit is the overload manager's
 	// global_downstream_max_connections or runtime overload.global_...; 0: none.
 	GlobalConnectionLimit uint64
+	// Stats is stats_config.
+	Stats StatsConfig
 	// HTTPFilterDecoders are decode.Options.HTTPFilters, for what comes later.
 	HTTPFilterDecoders map[protoreflect.FullName]func(proto.Message) (any, error)
 	// Warnings are what was accepted with a remark.
 	Warnings []string
 	// Source is the bootstrap as given, for config_dump.
 	Source proto.Message
+}
+
+// StatsConfig is envoy.config.metrics.v3.StatsConfig: what is shown of metrics,
+// and what becomes a label of them.
+type StatsConfig struct {
+	// OwnTagsOnly is use_all_default_tags: false.
+	OwnTagsOnly bool
+	Tags        []StatsTag
+	Matcher     StatsMatcher
+}
+
+// StatsTag is TagSpecifier: what the first group of an expression finds in a
+// metric's name is taken out of it, and the second group (the first where there
+// is none) is the label's value; or the value of a label of every metric.
+type StatsTag struct {
+	Name  string
+	Regex *regexp.Regexp // nil: Fixed
+	Fixed string
+}
+
+// StatsMatcher is StatsMatcher; the zero value shows all.
+type StatsMatcher struct {
+	RejectAll bool
+	// Include, if not nil, shows only those that match; Exclude shows none
+	// that match.
+	Include, Exclude []certs.StringMatcher
 }
 
 // RuntimeLayer is one static layer of layered_runtime.

@@ -28,8 +28,9 @@ func (r *Registry) Prometheus(w io.Writer, q Query) error {
 		if m.kind == textKind && !q.TextReadouts {
 			continue
 		}
-		k, one := m.exposed(q.Buckets)
-		id := family{m.family(), k}
+		name, labels := r.tagged(m)
+		k, one := m.exposed(labels, q.Buckets)
+		id := family{m.family(name), k}
 		f := families[id]
 		if f == nil {
 			f = &dto.MetricFamily{Name: proto.String(id.name), Type: k.Enum()}
@@ -54,11 +55,11 @@ func (r *Registry) Prometheus(w io.Writer, q Query) error {
 }
 
 // family is the name of the metric's family.
-func (m *metric) family() string {
+func (m *metric) family(name string) string {
 	if m.foreign {
-		return sanitized(m.promName)
+		return sanitized(name)
 	}
-	return "envoy_" + sanitized(m.promName)
+	return "envoy_" + sanitized(name)
 }
 
 // sanitized is a name with everything else than letters, digits and _ made _.
@@ -71,9 +72,9 @@ func sanitized(s string) string {
 	}, s)
 }
 
-func (m *metric) exposed(b Buckets) (dto.MetricType, *dto.Metric) {
+func (m *metric) exposed(labels []Label, b Buckets) (dto.MetricType, *dto.Metric) {
 	out := &dto.Metric{}
-	for _, l := range m.labels {
+	for _, l := range labels {
 		out.Label = append(out.Label, &dto.LabelPair{Name: proto.String(sanitized(l.Name)), Value: proto.String(strings.ToValidUTF8(l.Value, "?"))})
 	}
 	switch m.kind {

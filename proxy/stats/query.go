@@ -42,7 +42,7 @@ const (
 // selected are the metrics of q by name.
 func (r *Registry) selected(q Query) []*metric {
 	all := slices.DeleteFunc(r.all(), func(m *metric) bool {
-		return !m.is(q.Type) || q.UsedOnly && !m.used() ||
+		return !m.is(q.Type) || q.UsedOnly && !m.used() || !r.shows(m.name) ||
 			q.Filter != nil && q.Filter.MatchString(m.name) == q.Invert
 	})
 	slices.SortFunc(all, func(a, b *metric) int { return strings.Compare(a.name, b.name) })

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,7 @@ type Registry struct {
 	// labelled are apart from root, for their names are long and full of dots.
 	// Guarded by mu.
 	labelled map[labelledKey]*labelled
+	showing  atomic.Pointer[Showing]
 }
 
 // node is what begins with one prefix: the part of the name before a dot. A

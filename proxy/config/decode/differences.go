@@ -58,6 +58,7 @@ var differences = []difference{
 	{"/logging", "has one level for all components: paths, group and a component's name are refused."},
 	{"/runtime_modify", "is refused: runtime values do not change while the server runs."},
 	{"/stats", "has no html format, and no /stats/recentlookups. Histograms are shown from the first value on; Envoy shows them at the next flush."},
+	{"stats_config", "has no tags of Envoy's own by name: an expression is set. `(?=\\.).*?\\.` in one is rewritten for RE2, other lookahead is refused. What stats_matcher leaves out is counted all the same, and not shown."},
 	{"profilers", "are Go's, under /debug/pprof/; there is no /cpuprofiler, /heapprofiler, /heap_dump or /contention."},
 	{"servers that speak first", "(MySQL, SMTP) are served behind a listener that tells TLS from plaintext: while a client is silent, the server that it would get as plaintext is dialled, and if that speaks, the connection is plaintext. Envoy waits for the client for listener_filters_timeout. `metadata.filter_metadata[\"outrider\"]: {server_first: false}` of a listener, or `--server-first=false`, makes it as in Envoy; other keys of that namespace are refused."},
 	{"an original destination", "that is the address of a listener with original_dst, or of a transparent one, on this machine is refused: it would come back. Envoy connects to itself."},

@@ -15,13 +15,12 @@ const (
 // everywhere.
 var bootstrapSupport = map[protoreflect.FullName]fields{
 	"envoy.config.bootstrap.v3.Bootstrap": {
-		works: "node static_resources dynamic_resources layered_runtime admin overload_manager",
+		works: "node static_resources dynamic_resources layered_runtime admin overload_manager stats_config",
 		ignored: map[string]string{
 			"node_context_params":              "is for xdstp:// names, which are refused where they are used",
 			"flags_path":                       "names files of Envoy's runtime flags",
 			"stats_sinks":                      telemetry,
 			"deferred_stat_options":            telemetry,
-			"stats_config":                     telemetry,
 			"stats_flush_interval":             telemetry,
 			"stats_flush_on_admin":             telemetry,
 			"stats_eviction_interval":          telemetry,
@@ -54,6 +53,12 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 			"ignore_global_conn_limit": "the admin interface never counts against the limit",
 		},
 	},
+	"envoy.config.metrics.v3.StatsConfig": {
+		works:   "stats_tags use_all_default_tags stats_matcher",
+		ignored: map[string]string{"histogram_bucket_settings": telemetry},
+	},
+	"envoy.config.metrics.v3.TagSpecifier":     {works: "tag_name regex fixed_value"},
+	"envoy.config.metrics.v3.StatsMatcher":     {works: "reject_all exclusion_list inclusion_list"},
 	"envoy.config.bootstrap.v3.LayeredRuntime": {works: "layers"},
 	"envoy.config.bootstrap.v3.RuntimeLayer": {
 		works:   "name static_layer",
