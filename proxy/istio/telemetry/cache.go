@@ -70,7 +70,8 @@ func (c *cache) add(s subject, one *series) {
 }
 
 // rotate begins an interval: what is not used until forget is given back then.
-func (c *cache) rotate() {
+// It reports whether there is anything.
+func (c *cache) rotate() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.before == nil {
@@ -81,6 +82,7 @@ func (c *cache) rotate() {
 		}
 	}
 	c.now = nil
+	return len(c.before) > 0
 }
 
 // forget gives back what was not used since rotate.

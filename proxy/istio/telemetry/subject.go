@@ -101,21 +101,20 @@ func (r *Reporter) service(s *subject, info *flow.Info) {
 		s.name = "PassthroughCluster"
 		return
 	}
-	name := info.UpstreamCluster
-	switch name {
-	case "":
-		return
-	case "BlackHoleCluster", "PassthroughCluster", "InboundPassthroughCluster", "InboundPassthroughClusterIpv4", "InboundPassthroughClusterIpv6":
-		if r.cluster(name) != nil {
-			s.name = name
+	name, metadata := info.UpstreamCluster, info.ClusterMetadata
+	if metadata == nil { // no attempt was made, or there are none
+		c := r.cluster(name)
+		if c == nil {
+			return
 		}
+		metadata = c.Metadata
+	}
+	switch name {
+	case "BlackHoleCluster", "PassthroughCluster", "InboundPassthroughCluster", "InboundPassthroughClusterIpv4", "InboundPassthroughClusterIpv6":
+		s.name = name
 		return
 	}
-	c := r.cluster(name)
-	if c == nil {
-		return
-	}
-	if first := c.Metadata["istio"].GetFields()["services"].GetListValue().GetValues(); len(first) > 0 {
+	if first := metadata["istio"].GetFields()["services"].GetListValue().GetValues(); len(first) > 0 {
 		s.setService(first[0].GetStructValue().GetFields())
 	}
 }

@@ -9,6 +9,7 @@ package telemetry
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"outrider/proxy/config"
@@ -90,6 +91,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			r.retire()
 			return nil
 		case <-rotate.C:
 			r.series.rotate()
@@ -98,6 +100,24 @@ func (r *Reporter) Run(ctx context.Context) error {
 			r.series.forget()
 		}
 	}
+}
+
+// retire forgets, when the filter is gone, what its last connections and the
+// filter in its place do not use for a while.
+func (r *Reporter) retire() {
+	r.series.rotate()
+	var again *time.Timer
+	var armed sync.Mutex // held until again is set
+	armed.Lock()
+	defer armed.Unlock()
+	again = time.AfterFunc(r.cfg.GracefulDeletion, func() {
+		armed.Lock()
+		defer armed.Unlock()
+		r.series.forget()
+		if r.series.rotate() {
+			again.Reset(r.cfg.GracefulDeletion)
+		}
+	})
 }
 
 // metric is one of Istio's standard metrics.

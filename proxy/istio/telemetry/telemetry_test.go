@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"net/url"
@@ -459,6 +460,44 @@ func TestMetricsThatAreNotUsedAreForgottenAfterARotation(t *testing.T) {
 		r.Request(once, false)
 		if got := exposed(t, reg)["istio_requests_total"]; len(got) != 2 {
 			t.Errorf("what was forgotten does not count again: %q", got)
+		}
+	})
+}
+
+func TestMetricsOfAFilterThatIsGoneAreForgottenWhenNobodyUsesThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config.IstioStats{Rotation: time.Hour, GracefulDeletion: time.Minute}
+		r, reg := reporter(t, cfg)
+		ctx, gone := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		next, err := New(&cfg, Deps{Stats: reg, Node: node(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := func(r *Reporter, code int) {
+			r.Request(request(t, func(i *flow.Info) { i.HTTP.Status = code }), false)
+		}
+		count(r, 200)
+		count(r, 300)
+		count(r, 400)
+		gone()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(30 * time.Second)
+		count(next, 200) // of the filter in its place
+		count(r, 300)    // of a connection that is left
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := exposed(t, reg)["istio_requests_total"]; len(got) != 2 {
+			t.Errorf("left are %q, want those with 200 and 300", got)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		got := exposed(t, reg)["istio_requests_total"]
+		if len(got) != 1 || !strings.Contains(got[0], "response_code=200") || !strings.HasSuffix(got[0], " 2") {
+			t.Errorf("left are %q, want the one of the filter that is there, which counts on", got)
 		}
 	})
 }
