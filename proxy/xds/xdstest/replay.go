@@ -144,8 +144,11 @@ func (r *Replay) wanted(typeURL string, names []string) []*discoveryv3.Resource 
 // the address.
 func (r *Replay) Serve(t testing.TB) string {
 	t.Helper()
-	return (&Script{OnDelta: r.delta, OnWhole: r.whole}).Serve(t)
+	return r.Script().Serve(t)
 }
+
+// Script is the service of the replay, for a server of the test's own.
+func (r *Replay) Script() *Script { return &Script{OnDelta: r.delta, OnWhole: r.whole} }
 
 func (r *Replay) delta(s Delta) error {
 	begun := map[string]bool{}
