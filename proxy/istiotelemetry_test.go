@@ -265,6 +265,23 @@ func TestWithoutAPeerItIsUnknown(t *testing.T) {
 	}
 }
 
+func TestBytesAreThoseOnTheWire(t *testing.T) {
+	m := newMesh(t)
+	c, err := net.Dial("tcp", m.server.Listening("plain")[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const request = "POST /x HTTP/1.1\r\nHost:   web.shop\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+	fmt.Fprint(c, request)
+	answer, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts(t, m.server, "istio_request_bytes_sum", fmt.Sprintf("} %d", len(request)))
+	counts(t, m.server, "istio_response_bytes_sum", fmt.Sprintf("} %d", len(answer)))
+}
+
 // A client outside may say what it will: it is heard as far as telemetry goes,
 // and proves nothing by it.
 func TestAnOutsiderCannotClaimAPrincipalOrBreakAnything(t *testing.T) {

@@ -79,6 +79,13 @@ type Sender interface {
 	Conn() Conn
 }
 
+// Metered is what a Sender may be besides: it knows how many bytes its stream
+// took on the wire so far, heads and framing with them, without TLS. What waits
+// in the buffer counts as sent.
+type Metered interface {
+	Wire() (received, sent uint64)
+}
+
 // Receiver gets what comes on a stream.
 type Receiver interface {
 	// OnHead begins the message; informational responses come through it as

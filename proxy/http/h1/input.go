@@ -29,6 +29,9 @@ type input struct {
 
 func (in *input) len() int { return in.end - in.start }
 
+// consumed is how many bytes were taken.
+func (in *input) consumed() uint64 { return in.bytes - uint64(in.len()) }
+
 // data is what is there. It is good until the next fill.
 func (in *input) data() []byte { return in.buf[in.start:in.end] }
 

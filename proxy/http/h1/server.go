@@ -117,6 +117,7 @@ func (c *conn) busy() bool {
 // serveRequest takes one request.
 func (s *server) serveRequest() error {
 	c := s.conn
+	began := c.in.consumed()
 	r, err := c.readRequest()
 	if err != nil {
 		return s.refuse(err)
@@ -128,6 +129,7 @@ func (s *server) serveRequest() error {
 	st := &stream{
 		c: c, head: r.head.Method == "HEAD", connect: r.head.Method == "CONNECT",
 		upgrade: r.upgrade, minor10: r.head.Minor10, close: r.close,
+		began: began, taken: c.in.consumed() - began,
 	}
 	end := r.body == bodyNone && !r.upgrade
 	s.begin(st)

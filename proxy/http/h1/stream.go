@@ -28,6 +28,9 @@ type stream struct {
 	left   int64    // of a body by length
 	held   []byte   // of a tunnel that the peer has not agreed to yet
 	start  uint64   // what had been put into the buffer before
+	began  uint64   // what had been taken of the input before
+	taken  uint64   // of the input, for this stream
+	put    uint64   // into the buffer, by this stream
 	status int      // of the response
 
 	unconsumed int  // given to the receiver
@@ -57,6 +60,7 @@ func (s *stream) SendHead(h *message.Head, end bool) {
 	default:
 		s.sendResponse(h, end)
 	}
+	s.put = c.out.total - s.start
 	c.wakeWriter()
 }
 
@@ -73,6 +77,7 @@ func (s *stream) SendData(p []byte, end bool) int {
 	if end {
 		s.finishBody(nil)
 	}
+	s.put = c.out.total - s.start
 	c.wakeWriter()
 	if c.out.size == before || len(s.held) > 0 {
 		return s.goneHeld(len(p))
@@ -107,7 +112,15 @@ func (s *stream) SendTrailers(t message.Fields) {
 		return
 	}
 	s.finishBody(t)
+	s.put = c.out.total - s.start
 	c.wakeWriter()
+}
+
+// Wire is codec.Metered, of a server's stream.
+func (s *stream) Wire() (received, sent uint64) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.taken, s.put
 }
 
 // Reset ends the stream, and with it the connection.
@@ -178,6 +191,7 @@ func (s *stream) giveTrailers(t message.Fields) {
 func (s *stream) mayGive(n int) bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
+	s.taken = s.c.in.consumed() - s.began
 	if s.muted || s.over {
 		return false
 	}

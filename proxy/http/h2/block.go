@@ -39,6 +39,7 @@ type block struct {
 	section section
 	head    *message.Head
 	fields  message.Fields // of trailers
+	wire    int            // bytes of the block, with one frame's header
 	size    int
 	count   int
 	cookie  int // where the joined cookie is, plus one
@@ -135,7 +136,7 @@ func (c *conn) takeBlock(f frame, p []byte) error {
 // is wrong with the fields is in the block.
 func (c *conn) decode(sec section, p []byte) error {
 	b := &c.block
-	b.section, b.head, b.fields = sec, nil, nil
+	b.section, b.head, b.fields, b.wire = sec, nil, nil, frameHeaderSize+len(p)
 	b.size, b.count, b.cookie, b.regular, b.seen = 0, 0, 0, false, 0
 	b.protocol, b.host, b.declared, b.bad, b.what, b.over = "", "", -1, "", "", false
 	if sec == requestHead || sec == responseHead {
@@ -188,6 +189,7 @@ func (c *conn) takeTrailers(s *stream, f frame, p []byte) error {
 	}
 	c.mu.Lock()
 	muted := s.muted
+	s.taken += uint64(b.wire)
 	s.remoteDone = true
 	c.settle(s)
 	c.mu.Unlock()

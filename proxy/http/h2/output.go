@@ -34,6 +34,14 @@ func (c *conn) buffer() *outBuffer {
 	return c.out
 }
 
+// waiting is how many bytes are in the buffer; mu is held.
+func (c *conn) waiting() int {
+	if c.out == nil {
+		return 0
+	}
+	return len(c.out.b)
+}
+
 // queued counts a frame in the buffer and wakes the writer; mu is held.
 func (c *conn) queued() {
 	c.outFrames++
@@ -93,6 +101,7 @@ func (c *conn) writeData(s *stream, p []byte, end bool) int {
 		}
 		b.b = appendFrame(b.b, f)
 		b.b = append(b.b, p[sent:sent+n]...)
+		s.put += uint64(frameHeaderSize + n)
 		sent += n
 		s.sendWindow -= int64(n)
 		c.sendWindow -= int64(n)

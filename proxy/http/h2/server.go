@@ -149,6 +149,7 @@ func (c *conn) accept(id uint32, h *message.Head, end bool) *stream {
 	st := &stream{
 		c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), recvWindow: int64(c.o.InitialStreamWindow),
 		connect: h.Method == "CONNECT", upgrade: c.block.protocol, declared: c.block.declared,
+		taken: uint64(c.block.wire),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

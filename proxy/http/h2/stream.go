@@ -37,6 +37,8 @@ type stream struct {
 	over       bool // the connection knows it no more
 	closing    bool // reset once what waits is in the buffer
 
+	taken, put uint64 // bytes of frames that have come, and that were put into the buffer
+
 	sendWindow int64
 	recvWindow int64
 	unconsumed int // given to the receiver
@@ -68,7 +70,9 @@ func (s *stream) SendHead(h *message.Head, end bool) {
 	if h.Status == 0 || h.Status >= 200 || h.Status == 101 {
 		s.headSent = true
 	}
+	before := c.waiting()
 	c.encodeHead(s, h, end)
+	s.put += uint64(c.waiting() - before)
 	if end {
 		s.localDone = true
 		c.settle(s)
@@ -120,13 +124,22 @@ func (s *stream) SendTrailers(t message.Fields) {
 // endWith writes the end of a message: its trailers, or an empty frame if it
 // has none (as Envoy does). mu is held.
 func (c *conn) endWith(s *stream, t message.Fields) {
+	before := c.waiting()
 	if len(t) == 0 || !c.encodeTrailers(s, t) {
 		b := c.buffer()
 		b.b = appendFrame(b.b, frame{kind: frameData, flags: flagEndStream, stream: s.id})
 		c.queued()
 	}
+	s.put += uint64(c.waiting() - before)
 	s.localDone = true
 	c.settle(s)
+}
+
+// Wire is codec.Metered.
+func (s *stream) Wire() (received, sent uint64) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.taken, s.put
 }
 
 // Reset ends the stream.

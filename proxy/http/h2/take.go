@@ -79,6 +79,7 @@ func (c *conn) takeData(f frame, p []byte) error {
 		c.streamError(s, codeFlowControl, "", "DATA beyond the stream's window")
 		return nil
 	}
+	s.taken += uint64(frameHeaderSize + f.length)
 	s.unconsumed += len(data)
 	if pad := f.length - len(data); pad > 0 {
 		c.giveBack(s, pad)

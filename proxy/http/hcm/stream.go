@@ -351,6 +351,9 @@ func (s *stream) finish() {
 	if s.cancel != nil {
 		s.cancel()
 	}
+	if m, ok := s.down.(codec.Metered); ok {
+		s.http.DownstreamWireReceived, s.http.DownstreamWireSent = m.Wire()
+	}
 	for i := range s.links {
 		s.links[i].filter.End()
 		if v := s.links[i].version; v != nil {

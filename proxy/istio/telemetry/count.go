@@ -29,8 +29,8 @@ func (r *Reporter) Request(info *flow.Info, grpc bool) {
 	r.countDefined(s.values)
 }
 
-// wireBytes are the bytes on the wire, or about so many where they were not
-// counted.
+// wireBytes are the bytes on the wire, or about so many where the codec does not
+// count them.
 func wireBytes(counted uint64, head int, body uint64) uint64 {
 	if counted > 0 {
 		return counted
