@@ -22,8 +22,13 @@ race: ## the tests with the race detector only
 fuzz: ## each fuzz target for FUZZTIME (default 10m)
 	./.ci/fuzz $(or $(FUZZTIME),10m)
 
-bench: ## the parts, each beside its baseline
+bench: parts peers ## the parts, then outrider beside every peer
+
+parts: ## the parts, each beside its baseline
 	$(GO) test -run '^$$' -bench . -benchmem ./bench/
+
+peers: ## outrider beside Envoy, nginx, haproxy, ghostunnel: docs/performance.md; PEERS="-row bulk -rounds 1" for less
+	./.ci/peers $(or $(PEERS),-docs docs)
 
 hop: ## requests over one hop of mTLS, beside Envoy if ENVOY is its binary
 	$(GO) test -run '^$$' -bench . -benchtime 5s ./bench/hop/
@@ -55,4 +60,4 @@ clean: ## what was built
 	rm -rf bin dist .cache
 
 FORCE:
-.PHONY: help build demo test race fuzz bench hop soak image deb generate clean FORCE
+.PHONY: help build demo test race fuzz bench parts peers hop soak image deb generate clean FORCE

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pinnedMark is in the environment of a process that is on its CPUs already.
+const pinnedMark = "PEERS_PINNED"
+
+// cores are the CPUs of the run: the proxies' one, and the load's.
+type cores struct {
+	proxy, load unix.CPUSet
+	shared      bool // there is but one CPU
+}
+
+// splitCores gives the first CPU that this process may use to the proxies and
+// the others to the load.
+func splitCores(all unix.CPUSet) cores {
+	var c cores
+	for i := range 1024 {
+		switch {
+		case !all.IsSet(i):
+		case c.proxy.Count() == 0:
+			c.proxy.Set(i)
+		default:
+			c.load.Set(i)
+		}
+	}
+	if c.load.Count() == 0 {
+		c.load, c.shared = c.proxy, true
+	}
+	return c
+}
+
+// pinSelf has this process begin anew on the load's CPUs, for the Go runtime
+// counts its CPUs when it begins, and returns which CPUs there were.
+func pinSelf() (cores, error) {
+	var all unix.CPUSet
+	if mark := os.Getenv(pinnedMark); mark != "" {
+		for i, bit := range mark {
+			if bit == '1' {
+				all.Set(i)
+			}
+		}
+		return splitCores(all), os.Unsetenv(pinnedMark)
+	}
+	runtime.LockOSThread()
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return cores{}, err
+	}
+	c := splitCores(all)
+	if err := unix.SchedSetaffinity(0, &c.load); err != nil {
+		return cores{}, err
+	}
+	mark := make([]byte, 1024)
+	for i := range mark {
+		mark[i] = '0'
+		if all.IsSet(i) {
+			mark[i] = '1'
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return cores{}, err
+	}
+	return cores{}, syscall.Exec(self, os.Args, append(os.Environ(), pinnedMark+"="+string(mark)))
+}
+
+// cpuTime is the CPU time that a process has used, ended threads too
+// (clock_getcpuclockid(3)).
+func cpuTime(pid int) (time.Duration, error) {
+	const sched = 2 // CPUCLOCK_SCHED
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+		return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
+	}
+	return time.Duration(t.Nano()), nil
+}

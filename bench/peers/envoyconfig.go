@@ -1,0 +1,112 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+)
+
+// envoyTemplate is the configuration of outrider and Envoy, the same file for
+// both. Buffers and limits are the defaults, but for the circuit breaker, which
+// would stop at 1024 connections.
+const envoyTemplate = `
+{{- define "tls" -}}
+          common_tls_context:
+            tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3, ecdh_curves: [X25519]}
+            {{- if .HTTP}}
+            alpn_protocols: [h2]
+            {{- end}}
+            tls_certificates: [{certificate_chain: {filename: {{.Cert}}}, private_key: {filename: {{.Key}}}}]
+            validation_context: {trusted_ca: {filename: {{.Root}}}}
+{{- end -}}
+static_resources:
+  listeners:
+  - name: in
+    address: {socket_address: {address: {{.ListenHost}}, port_value: {{.ListenPort}}}}
+    filter_chains:
+    - filters:
+      {{- if .HTTP}}
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          route_config:
+            virtual_hosts:
+            - {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: next}}]}
+          http_filters:
+          - name: router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+      {{- else}}
+      - name: tcp
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: bench
+          cluster: next
+      {{- end}}
+      {{- if .In}}
+      transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: true
+          {{template "tls" .}}
+      {{- end}}
+  clusters:
+  - name: next
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers: {thresholds: [{max_connections: 100000, max_requests: 100000, max_pending_requests: 100000}]}
+    load_assignment: {cluster_name: next, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: {{.TargetHost}}, port_value: {{.TargetPort}}}}}}]}]}
+    {{- if .HTTP2Out}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+    {{- end}}
+    {{- if .Out}}
+    transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+          sni: ` + serverName + `
+          {{template "tls" .}}
+    {{- end}}
+`
+
+// configData is what the templates of configurations are filled with.
+type configData struct {
+	ListenHost, ListenPort, TargetHost, TargetPort string
+	Listen, Target                                 string
+	Cert, Key, Both, Root, Dir                     string
+	In, Out, HTTP, HTTP2In, HTTP2Out               bool
+}
+
+func (h hop) data() configData {
+	d := configData{
+		Listen: h.listen, Target: h.target, Dir: h.dir, In: h.in, Out: h.out, HTTP: h.http != "",
+		Cert: h.ids.file(h.role() + ".pem"), Key: h.ids.file(h.role() + ".key"), Both: h.ids.file(h.role() + ".both"),
+		Root: h.ids.file("root.pem"),
+		// between proxies HTTP/2, at the ends what the client speaks
+		HTTP2In: h.http != "" && (h.in || h.http == "h2"), HTTP2Out: h.http != "" && (h.out || h.http == "h2"),
+	}
+	d.ListenHost, d.ListenPort = hostPort(h.listen)
+	d.TargetHost, d.TargetPort = hostPort(h.target)
+	return d
+}
+
+// write fills a template into a file of the hop's directory.
+func (h hop) write(name, text string) (path string, err error) {
+	t, err := template.New(name).Parse(text)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	if err := t.Execute(&out, h.data()); err != nil {
+		return "", err
+	}
+	path = filepath.Join(h.dir, name)
+	return path, os.WriteFile(path, []byte(out.String()), 0o600)
+}
+
+func envoyConfig(h hop) (path string, err error) { return h.write("envoy.yaml", envoyTemplate) }
