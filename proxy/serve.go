@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"outrider/proxy/filter"
@@ -21,17 +22,18 @@ import (
 //
 // The connection keeps the snapshot of its listener that it began with,
 // whatever is pushed meanwhile. The owner is the listener that it belonged to
-// in the end: another than l if it was handed off.
-func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (owner *liveListener, err error) {
+// in the end: another than l if it was handed off. What is due at the end of the
+// connection is added to t, which after errGoesOn somebody else finishes.
+func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info, t *tail) (owner *liveListener, err error) {
 	snap := l.current()
 	info.Listener = snap.cfg.Name
 	if snap.intercepts {
 		own := &passage{in: &l.sources}
 		info.UpstreamSocket = own.add
-		defer own.end()
+		t.add(own.end)
 	}
 	watch := l.watchServer(ctx, snap, info)
-	defer watch.close()
+	t.add(watch.close)
 	first, err := watch.sniff(func(s listener.Server) (bool, error) { return snap.filters.RunWatching(ctx, c, info, s) })
 	if err != nil {
 		return l, flow.End(flow.StageListenerFilter, 0, err)
@@ -41,7 +43,7 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 	}
 	watch.settled(first)
 	if next := l.handOff(snap, info); next != nil {
-		return next.takeOver(ctx, c, info)
+		return next.takeOver(ctx, c, info, t)
 	}
 	chain := snap.find(info)
 	for chain != nil && !chain.join() { // closed while we were looking: an update is in
@@ -57,7 +59,7 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 		info.TerminationDetails = "filter_chain_not_found"
 		return l, flow.End(flow.StageMatch, flow.NoRouteFound, errors.New(describeNoMatch(info)))
 	}
-	defer chain.leave()
+	t.add(chain.leave)
 	info.FilterChain = chain.cfg.Name
 	ahead := watch.take(chain)
 	if err := l.hold(chain, info); err != nil {
@@ -72,9 +74,10 @@ func (l *liveListener) serve(ctx context.Context, c net.Conn, info *flow.Info) (
 		return l, flow.End(flow.StageTLS, 0, err)
 	}
 	live := l.server.peers.watch(chain.ctx, info)
-	defer live.done()
+	t.add(live.done)
 	conn := &filter.Conn{Conn: side, Info: info, Ahead: ahead, Connected: live.upstream, Draining: chain.draining}
-	return l, chain.filters.Serve(live.ctx, conn)
+	chain.filters.Serve(live.ctx, conn, func(err error) { t.finish(l, err) })
+	return l, errGoesOn
 }
 
 // errRemoved is why a connection ends that its listener accepted last.
@@ -93,14 +96,14 @@ func (l *liveListener) handOff(snap *snapshot, info *flow.Info) *liveListener {
 }
 
 // takeOver serves a connection that another listener accepted.
-func (l *liveListener) takeOver(ctx context.Context, c net.Conn, info *flow.Info) (*liveListener, error) {
+func (l *liveListener) takeOver(ctx context.Context, c net.Conn, info *flow.Info, t *tail) (*liveListener, error) {
 	if !l.limit.Acquire() {
 		l.stats.overflow.Inc()
 		return l, flow.End(flow.StageAccept, flow.UpstreamOverflow, fmt.Errorf("listener %q is at its connection limit", l.name))
 	}
-	defer l.limit.Release()
-	defer l.stats.open()()
-	return l.serve(ctx, c, info)
+	t.add(l.limit.Release)
+	t.add(l.stats.open())
+	return l.serve(ctx, c, info, t)
 }
 
 // find is the chain that info meets; nil if none.
@@ -152,26 +155,74 @@ func (ch *liveChain) accept(c net.Conn, info *flow.Info, st *listenerStats) (rel
 }
 
 // handle is what the accept loop calls: it owns the connection, and a panic in
-// here ends this connection alone.
-func (l *liveListener) handle(ctx context.Context, c net.Conn) {
+// here ends this connection alone. It may return before the connection has
+// ended, which done is told.
+func (l *liveListener) handle(ctx context.Context, c net.Conn, done func()) {
 	info := l.server.newInfo(c)
-	defer l.stats.open()()
-	owner, err := l.guarded(ctx, c, info)
-	c.Close()
-	info.End = time.Now()
-	owner.finish(info, err)
+	t := &tail{}
+	t.add(done)
+	t.add(l.stats.open())
+	t.add(func() {
+		c.Close()
+		info.End = time.Now()
+		t.owner.finish(info, t.err)
+	})
+	if owner, err := l.guarded(ctx, c, info, t); err != errGoesOn { //nolint:errorlint // it is never wrapped
+		t.finish(owner, err)
+	}
+}
+
+// errGoesOn says that a connection is not over, though the function that served
+// it is: nothing moves on it, and it needs no goroutine.
+var errGoesOn = errors.New("the connection goes on")
+
+// tail is what is due when a connection has ended, the last first. One goroutine
+// at a time has it.
+type tail struct {
+	due   []func()
+	owner *liveListener
+	err   error
+}
+
+func (t *tail) add(f func()) { t.due = append(t.due, f) }
+
+// finish does it, once.
+func (t *tail) finish(owner *liveListener, err error) {
+	due := t.due
+	t.due, t.owner, t.err = nil, owner, err
+	for _, f := range slices.Backward(due) {
+		f()
+	}
 }
 
 // guarded is serve with a panic turned into an error.
-func (l *liveListener) guarded(ctx context.Context, c net.Conn, info *flow.Info) (owner *liveListener, err error) {
+func (l *liveListener) guarded(ctx context.Context, c net.Conn, info *flow.Info, t *tail) (owner *liveListener, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			l.server.stats.panics.Inc()
-			l.server.log.Error("connection panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			l.server.panicked(p)
 			owner, err = l, flow.End(flow.StageRelay, 0, fmt.Errorf("internal error: %v", p))
 		}
 	}()
-	return l.serve(ctx, c, info)
+	return l.serve(ctx, c, info, t)
+}
+
+// panicked is called where a panic is recovered.
+func (s *Server) panicked(p any) {
+	s.stats.panics.Inc()
+	s.log.Error("connection panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+}
+
+// spawn goes on with a connection that was quiet. What panics there has no
+// other connection to do with.
+func (s *Server) spawn(f func()) {
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				s.panicked(p)
+			}
+		}()
+		f()
+	}()
 }
 
 // finish tells how the connection ended: one log line, one entry in each

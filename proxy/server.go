@@ -24,6 +24,7 @@ import (
 	httpfilter "outrider/proxy/http/filter"
 	"outrider/proxy/http/upstreamcall"
 	"outrider/proxy/listener"
+	"outrider/proxy/relay"
 	"outrider/proxy/stats"
 	"outrider/proxy/xds"
 )
@@ -73,6 +74,9 @@ type Options struct {
 	// Peers says which open connections end when their peer would not be let
 	// in any more.
 	Peers PeerOptions
+	// ParkAfter is after how much time without a byte a TCP connection gives up
+	// its goroutines; 0 is a second.
+	ParkAfter time.Duration
 	// XDSCache is a directory in which the last good configuration of each
 	// control plane is kept; "" keeps none.
 	XDSCache string
@@ -128,6 +132,7 @@ type Server struct {
 	warm         atomic.Bool   // every cluster has had its first endpoints
 	skip         chan struct{} // one element: end the current stage of the end
 	ownAddresses ownAddresses
+	lot          *relay.Lot // nil where there is none
 }
 
 // errDrained and errAborted are why serving ends.
@@ -151,10 +156,13 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.globalLimit = listener.NewLimit(boot.GlobalConnectionLimit)
 	s.waiting = listener.NewWaiting(listener.DefaultWaiting)
 	s.serverFirst = newServerFirst(opts)
+	var err error
+	if s.lot, err = relay.NewLot(opts.ParkAfter, s.spawn); err != nil {
+		return nil, err
+	}
 	s.logs = accesslog.NewFiles(accesslog.FilesOptions{FlushInterval: opts.FlushInterval})
 	s.discovery = newDiscovery(s)
 	if opts.XDSCache != "" {
-		var err error
 		if s.discovery.streams.cache, err = xds.OpenCache(xds.CacheOptions{Dir: opts.XDSCache, Node: boot.Node.ID}); err != nil {
 			return nil, err
 		}
@@ -193,6 +201,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.serveAdmin(background) })
 	group.Go(func() error { return s.logs.Run(background) })
 	group.Go(func() error { return s.peers.run(background) })
+	if s.lot != nil {
+		group.Go(func() error { return s.lot.Run(background) })
+	}
 	group.Go(func() error { s.begin(background); return nil })
 	group.Go(func() error {
 		select {
@@ -315,7 +326,7 @@ func flowAddr(addr net.Addr) flow.Addr {
 // managers get their routes from needs.routes.
 func (s *Server) filterDeps(l *config.Listener, n *needs) filter.Deps {
 	return filter.Deps{
-		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node, Direction: l.Direction,
+		Stats: s.registry, Log: s.log, Clusters: s.clusters, Node: &s.boot.Node, Direction: l.Direction, Lot: s.lot,
 		AccessLogs: s.accessLog, Format: accesslog.Formatter, HTTP: s.httpManager(l, n),
 	}
 }

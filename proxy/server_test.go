@@ -333,7 +333,7 @@ func TestAPanicEndsItsConnectionAlone(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()
-	_, err := broken.guarded(t.Context(), near, r.newInfo(near))
+	_, err := broken.guarded(t.Context(), near, r.newInfo(near), &tail{})
 	if err == nil || !strings.Contains(err.Error(), "internal error") || r.stats.panics.Value() != 1 {
 		t.Errorf("got %v and %d panics, want an error and one", err, r.stats.panics.Value())
 	}

@@ -297,7 +297,7 @@ func TestAConnectionThatARemovedListenerAcceptedLastEnds(t *testing.T) {
 	info.Remote.AddrPort = netip.MustParseAddrPort("127.0.0.1:1")
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.serve(t.Context(), near, info)
+		_, err := l.serve(t.Context(), near, info, &tail{})
 		done <- err
 	}()
 	select {

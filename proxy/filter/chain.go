@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type Deps struct {
 	AccessLogs func(*config.AccessLog) (AccessLogger, error)
 	// Format compiles a text in the language of access logs; nil knows none.
 	Format func(text string, omitEmpty bool) (func(*flow.Info) string, error)
+	// Lot takes connections in which nothing moves; nil for none.
+	Lot *relay.Lot
 	// Rand is for weights, jitter and back-off; nil is math/rand/v2's Uint64.
 	Rand func() uint64
 	// HTTP makes a connection manager, which is a package of its own above
@@ -130,6 +133,13 @@ type Terminal interface {
 	Explain(info *flow.Info) Verdict
 	// Close ends what the filter has running of its own; connections go on.
 	Close()
+}
+
+// parker is a Terminal that lets a quiet connection go on without a goroutine.
+type parker interface {
+	// serve is Serve that tells done, once and as the last thing, and may return
+	// before.
+	serve(ctx context.Context, c *Conn, done func(error))
 }
 
 // Chain is the network filters of one filter chain. It is safe for concurrent
@@ -233,36 +243,69 @@ func (ch *Chain) addTerminal(f *config.NetworkFilter, d *Deps) error {
 }
 
 // Serve takes a connection through the filters, in their order, and then
-// through the terminal one. It returns when the connection has ended, or soon
-// after ctx has; closing c is the caller's. The error is a *flow.EndError; nil
-// is an end in order.
-func (ch *Chain) Serve(ctx context.Context, c *Conn) (err error) {
-	end, report := ch.terminal.Begin(c), ch.report(c)
+// through the terminal one. It tells done, once and as the last thing, how the
+// connection has ended, soon after ctx has at the latest, and may return before:
+// a connection that is quiet needs no goroutine. Closing c is the caller's. The
+// error is a *flow.EndError; nil is an end in order.
+func (ch *Chain) Serve(ctx context.Context, c *Conn, done func(error)) {
+	left := []func(){ch.terminal.Begin(c), ch.report(c)}
+	leave := func(err error) error {
+		err = noteEnd(ctx, c, err)
+		for _, f := range slices.Backward(left) {
+			f()
+		}
+		left = nil
+		return err
+	}
+	over := func(err error) { done(leave(err)) }
+	panicking := true // until it is known better
 	defer func() {
-		var ended, why *flow.EndError
-		if err != nil && errors.As(context.Cause(ctx), &why) {
-			err = why
-			c.Info.LocalCloseReason = why.Details
+		if panicking {
+			_ = leave(nil) // whoever recovers has the error
 		}
-		if errors.As(err, &ended) {
-			c.Info.Flags.Set(ended.Flags)
-			c.Info.TerminationDetails = cmp.Or(ended.Details, c.Info.TerminationDetails)
-		}
-		c.Info.End = time.Now()
-		report()
-		end()
 	}()
+	failed := ch.admit(ctx, c, &left)
+	parks, ok := ch.terminal.(parker)
+	switch {
+	case failed != nil:
+	case ok:
+		parks.serve(ctx, c, over)
+		panicking = false
+		return
+	default:
+		failed = ch.terminal.Serve(ctx, c)
+	}
+	panicking = false
+	over(failed)
+}
+
+// admit takes the connection through the filters that are not terminal. What is
+// due when it has ended is added to left.
+func (ch *Chain) admit(ctx context.Context, c *Conn, left *[]func()) error {
 	for _, f := range ch.filters {
-		var done func()
-		done, err = f.admit(ctx, c)
-		if done != nil {
-			defer done()
+		leave, err := f.admit(ctx, c)
+		if leave != nil {
+			*left = append(*left, leave)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	err = ch.terminal.Serve(ctx, c)
+	return nil
+}
+
+// noteEnd notes in c how it has ended, and returns err, or what ctx knows better.
+func noteEnd(ctx context.Context, c *Conn, err error) error {
+	var ended, why *flow.EndError
+	if err != nil && errors.As(context.Cause(ctx), &why) {
+		err = why
+		c.Info.LocalCloseReason = why.Details
+	}
+	if errors.As(err, &ended) {
+		c.Info.Flags.Set(ended.Flags)
+		c.Info.TerminationDetails = cmp.Or(ended.Details, c.Info.TerminationDetails)
+	}
+	c.Info.End = time.Now()
 	return err
 }
 

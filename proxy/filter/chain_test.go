@@ -114,7 +114,7 @@ func TestConnectionLimitDelaysItsRefusal(t *testing.T) {
 		limit := &config.NetworkFilter{Name: "l", ConnectionLimit: &config.ConnectionLimit{StatPrefix: "x", Delay: time.Minute}}
 		ch := mustChain(t, Deps{}, limit, echoFilter())
 		start := time.Now()
-		err := ch.Serve(t.Context(), &Conn{Conn: held{}, Info: described()})
+		err := serveToEnd(ch, t.Context(), &Conn{Conn: held{}, Info: described()})
 		if took := time.Since(start); err == nil || took != time.Minute {
 			t.Errorf("ended after %s with %v, want a refusal after 1m", took, err)
 		}

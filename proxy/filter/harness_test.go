@@ -71,7 +71,7 @@ func serve(t *testing.T, ch *Chain, change func(*flow.Info)) *session {
 	ctx, cancel := context.WithCancel(t.Context())
 	s.cancel = cancel
 	go func() {
-		err := ch.Serve(ctx, &Conn{Conn: relay.Plain(down), Info: s.info})
+		err := serveToEnd(ch, ctx, &Conn{Conn: relay.Plain(down), Info: s.info})
 		down.Close()
 		s.result <- err
 	}()
@@ -236,3 +236,10 @@ func tcpStat(reg *stats.Registry, name string) uint64 {
 
 // withALPN is the TLS state of a connection that has negotiated a protocol.
 func withALPN(alpn string) *tlsmux.State { return &tlsmux.State{ALPN: alpn} }
+
+// serveToEnd is Serve that waits for the end.
+func serveToEnd(ch *Chain, ctx context.Context, c *Conn) error { //nolint:revive // the chain is what serves
+	ended := make(chan error, 1)
+	ch.Serve(ctx, c, func(err error) { ended <- err })
+	return <-ended
+}

@@ -225,7 +225,7 @@ func TestDelayDenyHoldsTheDeniedConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ch := mustChain(t, Deps{}, &config.NetworkFilter{Name: "r", RBAC: &config.RBAC{StatPrefix: "x", Rules: rules(config.Allow), DelayDeny: time.Minute}}, echoFilter())
 		start := time.Now()
-		err := ch.Serve(t.Context(), &Conn{Conn: held{}, Info: described()})
+		err := serveToEnd(ch, t.Context(), &Conn{Conn: held{}, Info: described()})
 		if took := time.Since(start); err == nil || took != time.Minute {
 			t.Errorf("ended after %s with %v, want a denial after 1m", took, err)
 		}

@@ -29,8 +29,8 @@ func (p *tcpProxy) connected(c *Conn, target upstream, up *leg) error {
 	return nil
 }
 
-// relay moves bytes until the connection has ended.
-func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg) error {
+// relay moves bytes until the connection has ended, and tells done how.
+func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg, done func(error)) {
 	info := c.Info
 	leave := p.live.enter(&entry{
 		info: info, rx: p.stats.rxBytes, tx: p.stats.txBytes, account: up.account,
@@ -38,6 +38,7 @@ func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg) error {
 	stopLog, stopCounting := p.logPeriodically(ctx, c), c.observe()
 	o := relay.Options{
 		IdleTimeout:     p.cfg.IdleTimeout,
+		Lot:             p.deps.Lot,
 		DownstreamFirst: c.prologue,
 		FromDownstream:  &info.Received, ToDownstream: &info.Sent,
 		FromUpstream: &info.UpstreamReceived, ToUpstream: &info.UpstreamSent,
@@ -48,14 +49,15 @@ func (p *tcpProxy) relay(ctx context.Context, c *Conn, up *leg) error {
 	case len(up.first) > 0:
 		o.UpstreamFirst = func(relay.Conn) ([]byte, error) { return up.first, nil }
 	}
-	res := relay.Run(ctx, c.Conn, up.Conn, o)
-	stopLog()
-	stopCounting()
-	leave()
-	if res.FirstEOF == 'u' || res.Cause == relay.UpstreamReset {
-		up.ended()
-	}
-	return p.ended(c, up, res)
+	relay.Start(ctx, c.Conn, up.Conn, o, func(res relay.Result) {
+		stopLog()
+		stopCounting()
+		leave()
+		if res.FirstEOF == 'u' || res.Cause == relay.UpstreamReset {
+			up.ended()
+		}
+		done(p.ended(c, up, res))
+	})
 }
 
 // ended turns the end of the relay into the connection's. A reset is passed on

@@ -108,26 +108,45 @@ func (p *tcpProxy) Close() { p.live.close() }
 // errDuration is why max_downstream_connection_duration ends a connection.
 var errDuration = errors.New("max_downstream_connection_duration is over")
 
-// Serve connects to the upstream and relays. What the client sends meanwhile
-// waits in the kernel.
+// Serve is serve, to the end.
 func (p *tcpProxy) Serve(ctx context.Context, c *Conn) error {
+	ended := make(chan error, 1)
+	p.serve(ctx, c, func(err error) { ended <- err })
+	return <-ended
+}
+
+// serve connects to the upstream and relays. What the client sends meanwhile
+// waits in the kernel.
+func (p *tcpProxy) serve(ctx context.Context, c *Conn, done func(error)) {
+	cancel := func() {}
 	if d := p.maxDuration(); d > 0 {
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, d, errDuration)
-		defer cancel()
+	}
+	over := func(err error) {
+		err = p.orDuration(ctx, c, err)
+		cancel()
+		done(err)
 	}
 	up, err := p.connect(ctx, c)
-	if err == nil {
-		err = p.relay(ctx, c, up)
+	if err != nil {
+		over(err)
+		return
+	}
+	p.relay(ctx, c, up, func(err error) {
 		up.close()
+		over(err)
+	})
+}
+
+// orDuration is err, or that max_downstream_connection_duration is why.
+func (p *tcpProxy) orDuration(ctx context.Context, c *Conn, err error) error {
+	if err == nil || !errors.Is(context.Cause(ctx), errDuration) {
+		return err
 	}
-	if err != nil && errors.Is(context.Cause(ctx), errDuration) {
-		p.stats.maxDuration.Inc()
-		c.Info.LocalCloseReason = "max_connection_duration_reached"
-		return &flow.EndError{Stage: flow.StageRelay, Flags: flow.DurationTimeout,
-			Err: fmt.Errorf("%w: %s", errDuration, p.cfg.MaxDownstreamDuration)}
-	}
-	return err
+	p.stats.maxDuration.Inc()
+	c.Info.LocalCloseReason = "max_connection_duration_reached"
+	return &flow.EndError{Stage: flow.StageRelay, Flags: flow.DurationTimeout,
+		Err: fmt.Errorf("%w: %s", errDuration, p.cfg.MaxDownstreamDuration)}
 }
 
 // maxDuration is max_downstream_connection_duration, lengthened by up to its

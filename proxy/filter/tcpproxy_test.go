@@ -175,7 +175,7 @@ func timed(t *testing.T, fake *fakeUpstream, d Deps, change func(*config.TCPProx
 	ch := mustChain(t, d, tcp("app", change))
 	ch.terminal.(*tcpProxy).clusters = fake.get
 	info, start := described(), time.Now()
-	err := ch.Serve(t.Context(), &Conn{Conn: newBlocking(), Info: info})
+	err := serveToEnd(ch, t.Context(), &Conn{Conn: newBlocking(), Info: info})
 	return info, time.Since(start), err
 }
 
@@ -480,7 +480,7 @@ func TestHashPolicyAndDestinationReachTheCluster(t *testing.T) {
 		ch := mustChain(t, Deps{}, tcp("app", c.change))
 		ch.terminal.(*tcpProxy).clusters = fake.get
 		info.Remote, info.LocalRestored = c.remote, c.restored
-		_ = ch.Serve(t.Context(), &Conn{Conn: newBlocking(), Info: info})
+		_ = serveToEnd(ch, t.Context(), &Conn{Conn: newBlocking(), Info: info})
 		req := fake.requests[0]
 		if req.Hash != c.hash || req.HasHash != c.has {
 			t.Errorf("%s: hash %d, %v; want %d, %v", name, req.Hash, req.HasHash, c.hash, c.has)

@@ -58,7 +58,7 @@ func overTLS(t *testing.T, ch *Chain, server *tlsmux.ServerConfig, client *tlsmu
 		if err == nil {
 			info := infoOf(far)
 			info.Downstream = c.State()
-			err = ch.Serve(t.Context(), &Conn{Conn: c, Info: info})
+			err = serveToEnd(ch, t.Context(), &Conn{Conn: c, Info: info})
 		}
 		result <- err
 	}()

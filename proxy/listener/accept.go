@@ -84,13 +84,15 @@ type Acceptor struct {
 }
 
 // Serve accepts from ln until accepting ends or ln is closed, closes ln, and
-// returns when the last handler has returned.
+// returns when the last handler is done.
 //
 // Each connection has a handler in a goroutine of its own, with the context
 // serving, and the handler closes the connection: so the end of accepting
 // leaves the open connections alone, and the end of serving is what tells them.
+// The handler calls done, once, when the connection has ended; it may return
+// before.
 // Running out of descriptors or memory makes Serve wait, not end.
-func (a *Acceptor) Serve(accepting, serving context.Context, ln net.Listener, handle func(context.Context, net.Conn)) {
+func (a *Acceptor) Serve(accepting, serving context.Context, ln net.Listener, handle func(_ context.Context, _ net.Conn, done func())) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
 	defer ln.Close() //nolint:errcheck // it may be closed already
@@ -101,7 +103,7 @@ func (a *Acceptor) Serve(accepting, serving context.Context, ln net.Listener, ha
 		switch {
 		case err == nil:
 			pause.over()
-			a.admit(c, &handlers, func() { handle(serving, c) })
+			a.admit(c, &handlers, func(done func()) { handle(serving, c, done) })
 		case accepting.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
 		default:
@@ -112,7 +114,7 @@ func (a *Acceptor) Serve(accepting, serving context.Context, ln net.Listener, ha
 }
 
 // admit runs handle in a goroutine, or closes c if there is no place for it.
-func (a *Acceptor) admit(c net.Conn, handlers *sync.WaitGroup, handle func()) {
+func (a *Acceptor) admit(c net.Conn, handlers *sync.WaitGroup, handle func(done func())) {
 	if !a.Global.Acquire() {
 		a.Stats.GlobalOverflow.Inc()
 		c.Close() //nolint:errcheck // it is refused
@@ -124,10 +126,11 @@ func (a *Acceptor) admit(c net.Conn, handlers *sync.WaitGroup, handle func()) {
 		c.Close() //nolint:errcheck // it is refused
 		return
 	}
-	handlers.Go(func() {
-		defer a.Global.Release()
-		defer a.Limit.Release()
-		handle()
+	handlers.Add(1)
+	go handle(func() {
+		a.Limit.Release()
+		a.Global.Release()
+		handlers.Done()
 	})
 }
 

@@ -31,7 +31,12 @@ func serve(t *testing.T, a *Acceptor, accepting, serving context.Context, handle
 	}
 	a.Log = slog.New(slog.DiscardHandler)
 	var done sync.WaitGroup
-	done.Go(func() { a.Serve(accepting, serving, ln, handle) })
+	done.Go(func() {
+		a.Serve(accepting, serving, ln, func(ctx context.Context, c net.Conn, done func()) {
+			defer done()
+			handle(ctx, c)
+		})
+	})
 	return ln.Addr().String(), done.Wait
 }
 
@@ -218,7 +223,8 @@ func shortOfDescriptors() {
 		in.Scan()
 		stop()
 	}()
-	a.Serve(ctx, ctx, ln, func(_ context.Context, c net.Conn) {
+	a.Serve(ctx, ctx, ln, func(_ context.Context, c net.Conn, done func()) {
+		defer done()
 		defer c.Close()
 		<-release
 		c.Write([]byte("x"))

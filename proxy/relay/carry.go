@@ -7,7 +7,7 @@ import "io"
 func (d *flow) carry() (failed, error) {
 	src, dst := socket(d.src), socket(d.dst)
 	for {
-		n, rerr := ReadLazy(d.src, &d.room)
+		n, rerr := d.read()
 		if n > 0 {
 			err := d.passOn(d.room.buf[:n])
 			d.room.Drop()
@@ -15,11 +15,14 @@ func (d *flow) carry() (failed, error) {
 				return writing, err
 			}
 		}
+		if rerr == errStay { //nolint:errorlint // it is never wrapped
+			continue
+		}
 		if rerr != nil {
 			return reading, atEnd(rerr)
 		}
 		if n >= spliceAfter && src != nil && dst != nil {
-			if f, err := d.splice(src, dst); err != nil {
+			if f, err := d.splice(src, dst); err != nil && err != errStay { //nolint:errorlint // likewise
 				return f, atEnd(err)
 			}
 		}

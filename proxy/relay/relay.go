@@ -18,6 +18,8 @@ type Options struct {
 	// they may read a prologue from that side. What they return is passed on
 	// before anything else.
 	DownstreamFirst, UpstreamFirst func(Conn) ([]byte, error)
+	// Lot takes the relay while nothing moves; nil for none.
+	Lot *Lot
 	// Counts of application bytes; nil counts nothing.
 	FromDownstream, ToDownstream, FromUpstream, ToUpstream *atomic.Uint64
 }

@@ -24,11 +24,15 @@ type relaying struct {
 	down, up Conn
 	opts     Options
 	idle     idleWatch
+	flows    [2]flow // from the downstream, and from the upstream
+	stop     func() bool
+	done     func(Result)
 
 	mu      sync.Mutex
 	result  Result // guarded by mu; the first cause stays
 	decided bool   // guarded by mu
 	ended   int    // guarded by mu; directions that have ended in order
+	parking parking
 }
 
 // Run moves bytes both ways until both sides have ended their direction, one
@@ -42,15 +46,41 @@ type relaying struct {
 // reset on as a reset, as Envoy does, set SO_LINGER to 0 on the other socket
 // before closing it.
 func Run(ctx context.Context, downstream, upstream Conn, o Options) Result {
-	r := &relaying{down: downstream, up: upstream, opts: o}
+	var result Result
+	o.Lot = nil
+	Start(ctx, downstream, upstream, o, func(r Result) { result = r })
+	return result
+}
+
+// Start is Run that tells done its result, once and as the last thing, and may
+// return before: while nothing moves, a relay that has a Lot has no goroutine.
+func Start(ctx context.Context, downstream, upstream Conn, o Options, done func(Result)) {
+	r := &relaying{down: downstream, up: upstream, opts: o, done: done}
+	r.flows = [2]flow{
+		{relaying: r, from: 'd', src: r.down, dst: r.up, first: o.DownstreamFirst, in: o.FromDownstream, out: o.ToUpstream},
+		{relaying: r, from: 'u', src: r.up, dst: r.down, first: o.UpstreamFirst, in: o.FromUpstream, out: o.ToDownstream},
+	}
 	r.begin()
-	stop := context.AfterFunc(ctx, func() { r.end(Stopped, context.Cause(ctx)) })
-	defer stop()
-	var other sync.WaitGroup
-	other.Go(func() { r.direction('u') })
-	r.direction('d')
-	other.Wait()
-	return r.finish()
+	r.stop = context.AfterFunc(ctx, func() { r.end(Stopped, context.Cause(ctx)) })
+	r.run()
+}
+
+// run moves bytes until the relay is over or parked.
+func (r *relaying) run() {
+	for {
+		var other sync.WaitGroup
+		other.Go(func() { r.direction(&r.flows[1]) })
+		r.direction(&r.flows[0])
+		other.Wait()
+		switch r.leave() {
+		case parked:
+			return // another goroutine may be at it by now
+		case over:
+			r.stop()
+			r.done(r.finish())
+			return
+		}
+	}
 }
 
 func (r *relaying) begin() {
@@ -58,12 +88,14 @@ func (r *relaying) begin() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.watchIdle()
+	r.parking.watch(r)
 }
 
 func (r *relaying) finish() Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stopIdle()
+	r.parking.stop()
 	return r.result
 }
 
@@ -86,6 +118,8 @@ func (r *relaying) endLocked(cause Cause, err error) {
 	past := time.Unix(1, 0)
 	_ = r.down.SetDeadline(past) // it fails only if it is closed, which
 	_ = r.up.SetDeadline(past)   // unblocks as well
+	r.parking.overturn()
+	r.unparkLocked()
 }
 
 // sawEnd notes which side ended first.
@@ -111,34 +145,24 @@ func (r *relaying) finished() {
 	r.watchIdle() // HalfCloseTimeout may be nearer
 }
 
-// direction carries the bytes of one direction to its end: those from the
-// downstream ('d') or from the upstream ('u').
-func (r *relaying) direction(from byte) {
+// direction carries the bytes of one direction to its end, or until it is
+// parked.
+func (r *relaying) direction(d *flow) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.end(resetOf(from), &PanicError{Value: p, Stack: debug.Stack()})
+			r.end(resetOf(d.from), &PanicError{Value: p, Stack: debug.Stack()})
 		}
 	}()
-	d := r.flow(from)
 	failed, err := d.run()
 	switch {
+	case err == errParked: //nolint:errorlint // it is never wrapped
 	case err == nil:
 		r.finished()
 	case failed == reading:
-		r.end(resetOf(from), err)
+		r.end(resetOf(d.from), err)
 	default:
-		r.end(resetOf(from^'d'^'u'), err)
+		r.end(resetOf(d.from^'d'^'u'), err)
 	}
-}
-
-func (r *relaying) flow(from byte) flow {
-	o := &r.opts
-	if from == 'd' {
-		return flow{relaying: r, from: from, src: r.down, dst: r.up,
-			first: o.DownstreamFirst, in: o.FromDownstream, out: o.ToUpstream}
-	}
-	return flow{relaying: r, from: from, src: r.up, dst: r.down,
-		first: o.UpstreamFirst, in: o.FromUpstream, out: o.ToDownstream}
 }
 
 func resetOf(side byte) Cause {
@@ -164,6 +188,7 @@ type flow struct {
 	first    func(Conn) ([]byte, error)
 	in, out  *atomic.Uint64
 	room     room
+	parking  parkingFlow
 	splicing *splicing // nil until there are many bytes
 }
 
@@ -187,7 +212,9 @@ func (d *flow) prologue() (failed, error) {
 	if d.first == nil {
 		return reading, nil
 	}
-	b, err := d.first(d.src)
+	first := d.first
+	d.first = nil
+	b, err := first(d.src)
 	d.received(len(b))
 	if err != nil {
 		return reading, err

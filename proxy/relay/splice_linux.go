@@ -24,7 +24,10 @@ func (d *flow) splice(src, dst *plain) (failed, error) {
 	}
 	defer s.drop()
 	for {
-		if err := src.wait.Raw().Read(s.in); err != nil {
+		s.n = 0
+		d.parking.waiting.Store(true)
+		err := src.wait.Raw().Read(s.in)
+		if err := d.waited(s.n, err); err != nil {
 			return reading, err
 		}
 		n := s.n
