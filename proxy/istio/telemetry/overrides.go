@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"strings"
 
+	"outrider/proxy/cel"
 	"outrider/proxy/config"
 	"outrider/proxy/flow"
 	"outrider/proxy/http/message"
-	"outrider/proxy/istio/expression"
 	"outrider/proxy/stats"
 )
 
@@ -21,7 +21,7 @@ type overrides struct {
 	drop     [standardMetrics]bool
 	standard [standardMetrics]tagChanges
 	defined  []definition
-	programs []*expression.Program
+	programs []*cel.Program
 	ids      map[string]int // of programs, by their text
 }
 
@@ -165,7 +165,7 @@ func (o *overrides) program(text string) (int, error) {
 	if id, ok := o.ids[text]; ok {
 		return id, nil
 	}
-	p, err := expression.Compile(text)
+	p, err := cel.Compile(text)
 	if err != nil {
 		return 0, err
 	}
@@ -210,7 +210,7 @@ func (r *Reporter) values(info *flow.Info, request, response *message.Head) stri
 	if r.overrides == nil || len(r.overrides.programs) == 0 {
 		return ""
 	}
-	about := expression.Subject{Info: info, Request: request, Response: response, Node: r.deps.Node, Direction: r.deps.Direction, Cluster: r.deps.Cluster}
+	about := cel.Subject{Info: info, Request: request, Response: response, Node: r.deps.Node, Direction: r.deps.Direction, Cluster: r.deps.Cluster}
 	var b strings.Builder
 	for _, p := range r.overrides.programs {
 		text, ok := p.Text(&about)

@@ -1,4 +1,4 @@
-package expression
+package cel
 
 import (
 	"google.golang.org/protobuf/types/known/structpb"

@@ -1,4 +1,4 @@
-// Package expression evaluates the expressions of Istio's telemetry: the part of
+// Package cel evaluates expressions of access logs and telemetry: the part of
 // the Common Expression Language (CEL) that chooses among the attributes of a
 // request or of a connection, under Envoy's names for them.
 //
@@ -7,7 +7,7 @@
 // contains, startsWith, endsWith and matches. Macros (all, exists, map, ...),
 // maps and messages as literals, and functions of time are refused, and so is an
 // attribute that is not known here: in Envoy it would have no value.
-package expression
+package cel
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package expression
+package cel
 
 import (
 	"crypto/sha256"
