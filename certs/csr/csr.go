@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,6 +46,10 @@ type Client struct {
 	opts   Options
 	closed chan struct{}
 	once   sync.Once // closes closed
+	// distrusted says that the authority ended the last connection for the
+	// certificate that it was shown: the next one has only the token, if there
+	// is one. It may have forgotten who issued the certificate.
+	distrusted atomic.Bool
 }
 
 var _ identity.Issuer = (*Client)(nil)
@@ -69,7 +74,7 @@ func (c *Client) Close() error {
 // that is done, Options.Timeout after the key is made, or when ctx ends. An
 // error is an *Error.
 func (c *Client) Issue(ctx context.Context) (*identity.Issued, error) {
-	t := try{opts: &c.opts, stage: StagePrepare}
+	t := c.try()
 	key, err := c.opts.Key.generate()
 	if err != nil {
 		return nil, t.failure(err)
@@ -77,6 +82,7 @@ func (c *Client) Issue(ctx context.Context) (*identity.Issued, error) {
 	ctx, stop := c.bounded(ctx)
 	defer stop()
 	issued, err := t.run(ctx, key)
+	c.judge(t.proof, err)
 	if err == nil {
 		return issued, nil
 	}
@@ -85,6 +91,16 @@ func (c *Client) Issue(ctx context.Context) (*identity.Issued, error) {
 		err = &endedError{cause: context.Cause(ctx), ctx: ctx.Err(), last: err}
 	}
 	return nil, t.failure(err)
+}
+
+// try begins a request.
+func (c *Client) try() try {
+	return try{opts: &c.opts, stage: StagePrepare, distrusted: c.distrusted.Load()}
+}
+
+// judge notes whether it was our certificate that ended a connection.
+func (c *Client) judge(p *proof, err error) {
+	c.distrusted.Store(err != nil && isAlert(err) && p != nil && p.certificate != nil)
 }
 
 // deadlineSlack is how much earlier than we the authority may see our deadline
@@ -124,6 +140,17 @@ type try struct {
 	stage Stage
 	proof *proof         // what says who we are; nil until it is gathered
 	clock identity.Clock // the authority's, once it is known
+	// distrusted is the client's at the beginning.
+	distrusted bool
+}
+
+// gather reads what says who we are.
+func (t *try) gather() error {
+	var err error
+	if t.proof, err = gather(t.opts, time.Now()); err == nil && t.distrusted {
+		t.proof.withhold()
+	}
+	return err
 }
 
 func (t *try) run(ctx context.Context, key crypto.Signer) (*identity.Issued, error) {
@@ -131,7 +158,7 @@ func (t *try) run(ctx context.Context, key crypto.Signer) (*identity.Issued, err
 	if err != nil {
 		return nil, err
 	}
-	if t.proof, err = gather(t.opts, time.Now()); err != nil {
+	if err := t.gather(); err != nil {
 		return nil, err
 	}
 	channel, err := newChannel(t.opts, t.proof)

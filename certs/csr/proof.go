@@ -50,6 +50,15 @@ func gather(opts *Options, now time.Time) (*proof, error) {
 	return p, nil
 }
 
+// withhold presents no certificate, if there is a token to send instead.
+func (p *proof) withhold() {
+	if p.certificate == nil || p.token.missing() {
+		return
+	}
+	p.unused = p.describeCertificate() + ", which the authority did not take before"
+	p.certificate = nil
+}
+
 func leafOf(c *tls.Certificate) (*x509.Certificate, error) {
 	if len(c.Certificate) == 0 || c.PrivateKey == nil {
 		return nil, errors.New("it has no certificate or no key")

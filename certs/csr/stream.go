@@ -23,6 +23,7 @@ const (
 // workload's control plane, too. One goroutine may send while another
 // receives.
 type Stream struct {
+	client  *Client
 	stream  grpc.ClientStream
 	channel *channel
 	try     try
@@ -38,8 +39,8 @@ type Stream struct {
 // authority takes our proof only the first message tells, or RecvMsg's error.
 // An error is an *Error.
 func (c *Client) Stream(ctx context.Context, method string, maxMessage int) (*Stream, error) {
-	s := &Stream{try: try{opts: &c.opts, stage: StagePrepare}}
-	if err := s.connect(ctx, c); err != nil {
+	s := &Stream{client: c, try: c.try()}
+	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
 	ctx, s.cancel = context.WithCancel(ctx)
@@ -64,28 +65,37 @@ func (c *Client) Stream(ctx context.Context, method string, maxMessage int) (*St
 	return s, nil
 }
 
-// connect gathers the proof and connects.
-func (s *Stream) connect(ctx context.Context, c *Client) error {
-	ctx, stop := c.bounded(ctx)
+// connect gathers the proof and connects. An error is an *Error.
+func (s *Stream) connect(ctx context.Context) error {
+	ctx, stop := s.client.bounded(ctx)
 	defer stop()
-	t := &s.try
+	err := s.try.gather()
+	if err == nil {
+		err = s.await(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	s.client.judge(s.try.proof, err)
+	return s.try.failure(err)
+}
+
+// await makes the connection and waits until it stands.
+func (s *Stream) await(ctx context.Context) error {
 	var err error
-	if t.proof, err = gather(t.opts, time.Now()); err != nil {
-		return t.failure(err)
-	}
-	s.channel, err = newChannel(t.opts, t.proof, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: streamPing, Timeout: streamPingTimeout}))
+	s.channel, err = newChannel(s.try.opts, s.try.proof, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: streamPing, Timeout: streamPingTimeout}))
 	if err != nil {
-		return t.failure(err)
+		return err
 	}
-	t.stage = StageConnect
+	s.try.stage = StageConnect
 	if err := s.channel.ready(ctx); err != nil {
 		s.channel.Close()
 		if ctx.Err() != nil {
 			err = &endedError{cause: context.Cause(ctx), ctx: ctx.Err(), last: err}
 		}
-		return t.failure(err)
+		return err
 	}
-	t.stage = StageRequest
+	s.try.stage = StageRequest
 	return nil
 }
 
@@ -105,7 +115,9 @@ func (t *try) outgoing(ctx context.Context) context.Context {
 
 // failure is the error of a stream, without the token in it.
 func (s *Stream) failure(err error) error {
-	return s.try.failure(s.channel.explain(s.try.refused(err)))
+	err = s.channel.explain(s.try.refused(err))
+	s.client.judge(s.try.proof, err)
+	return s.try.failure(err)
 }
 
 // SendMsg sends a message. io.EOF says that the stream is over: RecvMsg knows
@@ -127,10 +139,6 @@ func (s *Stream) RecvMsg(m any) error {
 	}
 	return err
 }
-
-// Certified says that the authority asked for a client certificate and that
-// there was one to present.
-func (s *Stream) Certified() bool { return s.try.proof.certificate != nil && s.try.proof.asked.Load() }
 
 // Close ends the stream and its connection.
 func (s *Stream) Close() {

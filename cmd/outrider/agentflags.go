@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"outrider/certs"
 	"outrider/certs/agent"
 	"outrider/certs/csr"
 	"outrider/certs/identity"
@@ -185,7 +186,7 @@ func (f *agentFlags) authority(id spiffeid.ID, k *identity.Keeper, log *slog.Log
 	if f.outputCerts != "" {
 		disk = &identity.Disk{Dir: f.outputCerts}
 	}
-	opts.Certificate = f.proof(disk)
+	opts.Certificate = f.proof(disk, k)
 	if !f.caPlaintext {
 		trust, err := f.trust()
 		if err != nil {
@@ -204,10 +205,13 @@ func (f *agentFlags) authority(id spiffeid.ID, k *identity.Keeper, log *slog.Log
 	return identity.NewAuthority(identity.AuthorityOptions{Issuer: client, Name: "ca " + f.caAddr, Disk: disk, Log: log}), nil
 }
 
-// proof is the certificate that proves who we are: the last good one, or the
-// one that the machine was provided with.
-func (f *agentFlags) proof(disk *identity.Disk) func() (*tls.Certificate, error) {
+// proof is the certificate that proves who we are: the one in use, else the
+// last good one, or the one that the machine was provided with.
+func (f *agentFlags) proof(disk *identity.Disk, k *identity.Keeper) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) {
+		if c, err := certificateOf(k.Handle); c != nil || err != nil {
+			return c, err
+		}
 		for _, d := range []*identity.Disk{disk, {Dir: f.provCert}} {
 			if d == nil || d.Dir == "" {
 				continue
@@ -218,6 +222,20 @@ func (f *agentFlags) proof(disk *identity.Disk) func() (*tls.Certificate, error)
 		}
 		return nil, nil
 	}
+}
+
+// certificateOf is the workload's certificate among secrets, nil before there is
+// one that is good.
+func certificateOf(secret func(name string) (*certs.Handle, error)) (*tls.Certificate, error) {
+	h, err := secret(identity.DefaultName)
+	if err != nil {
+		return nil, err
+	}
+	s, err := h.Current()
+	if err != nil || s.KeyPair == nil || time.Now().After(s.KeyPair.TLS.Leaf.NotAfter) {
+		return nil, nil //nolint:nilerr // there is none yet, and something else may do
+	}
+	return &s.KeyPair.TLS, nil
 }
 
 // trust is how the authority is believed.

@@ -22,7 +22,6 @@ import (
 
 	"outrider/certs/agent"
 	"outrider/certs/csr"
-	"outrider/certs/identity"
 	"outrider/proxy/istio/istiod"
 	"outrider/proxy/istio/node"
 	"outrider/proxy/sidecar"
@@ -233,23 +232,10 @@ func (p *controlPlane) connect(f *agentFlags, a *agent.Agent, cfg *sidecar.Confi
 	}
 	p.stream, err = istiod.New(csr.Options{
 		Address: p.flags.address, ServerName: p.flags.serverName, Trust: trust, TokenPath: f.tokenPath,
-		Certificate: func() (*tls.Certificate, error) { return certificateOf(a) },
+		Certificate: func() (*tls.Certificate, error) { return certificateOf(a.Secret) },
 		ClusterID:   f.clusterID,
 	})
 	return err
-}
-
-// certificateOf is the agent's certificate, nil before there is one.
-func certificateOf(a *agent.Agent) (*tls.Certificate, error) {
-	h, err := a.Secret(identity.DefaultName)
-	if err != nil {
-		return nil, err
-	}
-	s, err := h.Current()
-	if err != nil || s.KeyPair == nil {
-		return nil, nil //nolint:nilerr // there is none yet, and the token may be enough
-	}
-	return &s.KeyPair.TLS, nil
 }
 
 // run does what goes on beside the stream, until ctx ends.

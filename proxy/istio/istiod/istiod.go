@@ -5,9 +5,6 @@ package istiod
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
-	"net"
 	"sync"
 
 	"outrider/certs/csr"
@@ -21,16 +18,11 @@ const maxMessage = 256 << 20
 // roots, token and client certificate are read anew. It implements
 // xds.Transport.
 type Transport struct {
-	client      *csr.Client
-	certificate func() (*tls.Certificate, error)
+	client *csr.Client
 
-	mu sync.Mutex
-	// distrusted says that istiod ended the last connection for the
-	// certificate that it was shown: the next one has only the token. Guarded
-	// by mu.
-	distrusted bool
-	current    *stream // guarded by mu; nil while there is none
-	report     *Report // guarded by mu; the last one, nil before the first
+	mu      sync.Mutex
+	current *stream // guarded by mu; nil while there is none
+	report  *Report // guarded by mu; the last one, nil before the first
 }
 
 var _ xds.Transport = (*Transport)(nil)
@@ -39,31 +31,17 @@ var _ xds.Transport = (*Transport)(nil)
 // yet. opts.Certificate is asked for each stream; what it gives is shown beside
 // the token.
 func New(opts csr.Options) (*Transport, error) {
-	t := &Transport{certificate: opts.Certificate}
-	if opts.Certificate != nil {
-		opts.Certificate = t.shown
+	client, err := csr.New(opts)
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	t.client, err = csr.New(opts)
-	return t, err
-}
-
-// shown is the certificate to show, nil for none.
-func (t *Transport) shown() (*tls.Certificate, error) {
-	t.mu.Lock()
-	distrusted := t.distrusted
-	t.mu.Unlock()
-	if distrusted {
-		return nil, nil
-	}
-	return t.certificate()
+	return &Transport{client: client}, nil
 }
 
 // Open opens a stream of a gRPC method (xds.Transport).
 func (t *Transport) Open(ctx context.Context, method string) (xds.Stream, error) {
 	raw, err := t.client.Stream(ctx, method, maxMessage)
 	if err != nil {
-		t.judge(err)
 		return nil, err
 	}
 	s := &stream{raw: raw, transport: t}
@@ -71,16 +49,6 @@ func (t *Transport) Open(ctx context.Context, method string) (xds.Stream, error)
 	t.current = s
 	t.mu.Unlock()
 	return s, nil
-}
-
-// judge notes whether it was the certificate that istiod did not take: it has
-// ended TLS with an alert. Any other end gives the certificate another chance.
-func (t *Transport) judge(err error) {
-	var op *net.OpError
-	alert := errors.As(err, &op) && op.Op == "remote error"
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.distrusted = alert && !t.distrusted
 }
 
 // stream is one stream, on which reports go out beside the requests.
@@ -109,13 +77,7 @@ func (s *stream) SendMsg(m any) error {
 }
 
 // RecvMsg receives an answer.
-func (s *stream) RecvMsg(m any) error {
-	err := s.raw.RecvMsg(m)
-	if err != nil {
-		s.transport.judge(err)
-	}
-	return err
-}
+func (s *stream) RecvMsg(m any) error { return s.raw.RecvMsg(m) }
 
 // Close ends the stream and its connection.
 func (s *stream) Close() {

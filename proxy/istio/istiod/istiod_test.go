@@ -67,7 +67,7 @@ func (j *journal) String() string {
 func newRig(t *testing.T, change func(*rig)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &journal{}, replay: xdstest.NewReplay(t, "../../config/decode/testdata/istiod/permissive-uc-delta", true)}
-	r.istiod = istiodtest.New(t, istiodtest.Options{Serves: func(spiffeid.ID) *xdstest.Script { return r.replay.Script() }})
+	r.istiod = istiodtest.New(t, istiodtest.Options{Serves: func(string) *xdstest.Script { return r.replay.Script() }})
 	dir := t.TempDir()
 	r.opts = csr.Options{
 		Address: r.istiod.Address(), ServerName: istiodtest.Name, Trust: csr.Trust{RootFile: r.istiod.Root(t, dir)},

@@ -36,8 +36,8 @@ const HealthType = "type.googleapis.com/istio.v1.HealthInformation"
 // Options are what an Istiod is made from. The zero value is good, but for
 // Serves.
 type Options struct {
-	// Serves answers the streams of a workload.
-	Serves func(spiffeid.ID) *xdstest.Script
+	// Serves answers the streams of the workload whose node has that id.
+	Serves func(node string) *xdstest.Script
 	// TTL is the life of a workload's certificate; 0 is istioca's.
 	TTL time.Duration
 	// Listen opens the port; nil opens one of loopback.
@@ -210,7 +210,11 @@ func (i *Istiod) delta(d xdstest.Delta) error {
 	n := len(i.streams)
 	i.streams = append(i.streams, Stream{ID: id, How: how})
 	i.mu.Unlock()
-	return i.opts.Serves(id).DeltaAggregatedResources(&noting{d, i, n})
+	s := &noting{Delta: d, istiod: i, stream: n}
+	if s.first, err = s.Recv(); err != nil {
+		return err
+	}
+	return i.opts.Serves(s.first.GetNode().GetId()).DeltaAggregatedResources(s)
 }
 
 // noting keeps reports of health to itself, which are not answered.
@@ -218,10 +222,15 @@ type noting struct {
 	xdstest.Delta
 	istiod *Istiod
 	stream int
+	first  *discoveryv3.DeltaDiscoveryRequest // nil when it has been handed on
 }
 
 // Recv implements the stream.
 func (n *noting) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
+	if m := n.first; m != nil {
+		n.first = nil
+		return m, nil
+	}
 	for {
 		m, err := n.Delta.Recv()
 		if err != nil {
