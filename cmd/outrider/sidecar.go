@@ -64,6 +64,13 @@ func newSidecarCommand() *cobra.Command {
 	f.agent.register(c)
 	f.lifecycle.register(c)
 	f.istiod.register(c)
+	f.register(c)
+	return c
+}
+
+// register declares the flags that are the sidecar's alone, and other defaults
+// for some of the others.
+func (f *sidecarFlags) register(c *cobra.Command) {
 	fs := c.Flags()
 	fs.StringVar(&f.configPath, "config", "", "the short file that says who the workload is and what it calls (docs/sidecar.md); watched")
 	fs.BoolVar(&f.print, "print-config", false, "print the Envoy bootstrap of it all, and end")
@@ -83,7 +90,6 @@ func newSidecarCommand() *cobra.Command {
 		flag.DefValue = value
 		_ = flag.Value.Set(value) // a number and a truth value
 	}
-	return c
 }
 
 // base is what the flags and the environment say, for the file to say
