@@ -41,6 +41,7 @@ func newInjectCommand() *cobra.Command {
 	fs.StringVar(&o.Image, "image", "outrider:latest", "the outrider image")
 	fs.BoolVar(&o.Native, "native-sidecar", true, "add the sidecar as an init container that stays (Kubernetes 1.29 and later); false: as a container")
 	fs.StringVar(&o.CAAddress, "ca-addr", "istiod.istio-system.svc:15012", "the authority that signs the certificates")
+	fs.StringVar(&o.Istiod, "istiod", "", "istiod, host:port, which then configures the sidecars (docs/istiod.md); \"\": a short file does")
 	fs.StringVar(&o.RootConfigMap, "root-config-map", "istio-ca-root-cert", "the config map, in each pod's namespace, with the authority's root as root-cert.pem")
 	fs.StringVar(&o.ConfigMap, "config-map", "", "the config map, in each pod's namespace, with sidecar.yaml; the annotation outrider.dev/config-map goes before it")
 	fs.StringVar(&o.TrustDomain, "trust-domain", "cluster.local", "the workloads' trust domain")

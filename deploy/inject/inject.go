@@ -22,6 +22,9 @@ type Options struct {
 	Native bool
 	// CAAddress is the authority, host:port.
 	CAAddress string
+	// Istiod, host:port, configures the sidecars in place of a short file; ""
+	// has no part in them. Certificates come from CAAddress all the same.
+	Istiod string
 	// RootConfigMap is the config map in each namespace that has the
 	// authority's root as root-cert.pem.
 	RootConfigMap string
@@ -149,7 +152,7 @@ func (o *Options) document(doc *yaml.Node) ([]string, error) {
 	if pod == nil || find(pod, "spec") == nil {
 		return nil, fmt.Errorf("%s has no pod", what)
 	}
-	said, err := o.pod(pod)
+	said, err := o.pod(pod, workload{text(root, "apiVersion"), kind, text(root, "metadata", "name")})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
@@ -168,8 +171,8 @@ func (o *Options) list(root *yaml.Node) ([]string, error) {
 	return done, nil
 }
 
-// pod injects one pod or pod template.
-func (o *Options) pod(pod *yaml.Node) (string, error) {
+// pod injects one pod or pod template of a workload.
+func (o *Options) pod(pod *yaml.Node, of workload) (string, error) {
 	annotations := annotationsOf(pod)
 	spec := find(pod, "spec")
 	switch {
@@ -183,9 +186,15 @@ func (o *Options) pod(pod *yaml.Node) (string, error) {
 	if err := conflicts(spec); err != nil {
 		return "", err
 	}
-	p := podOf{opts: o, spec: spec, annotations: annotations}
+	p := podOf{opts: o, of: of, spec: spec, annotations: annotations}
+	if o.Istiod != "" && p.configMap() != "" {
+		return "", fmt.Errorf("it has a short file, config map %q, and istiod: only one can say what the sidecar does", p.configMap())
+	}
 	if err := p.inject(); err != nil {
 		return "", err
+	}
+	if o.Istiod != "" {
+		p.label(pod)
 	}
 	setText(pod, "true", "metadata", "annotations", statusAnnotation)
 	return "injected", nil

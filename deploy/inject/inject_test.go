@@ -23,7 +23,9 @@ func options() Options {
 func TestManifestsAreInjectedAsTheGoldenOnes(t *testing.T) {
 	beside := options()
 	beside.Native, beside.ConfigMap = false, "outrider"
-	for name, o := range map[string]Options{"deployment": options(), "cronjob": options(), "deployment.beside": beside} {
+	istiod := options()
+	istiod.Istiod = istiod.CAAddress
+	for name, o := range map[string]Options{"deployment": options(), "cronjob": options(), "deployment.beside": beside, "deployment.istiod": istiod} {
 		t.Run(name, func(t *testing.T) {
 			source, _, _ := strings.Cut(name, ".")
 			in, err := os.ReadFile(filepath.Join("testdata", source+".yaml"))
@@ -101,5 +103,17 @@ func TestAnotherUserOfTheContainerIsNoConflict(t *testing.T) {
 	in := "kind: Pod\nmetadata: {name: p}\nspec: {securityContext: {runAsUser: 1337}, containers: [{name: a, securityContext: {runAsUser: 1000}}]}\n"
 	if _, err := Manifests(strings.NewReader(in), &bytes.Buffer{}, options()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAShortFileAndIstiodAreNotBoth(t *testing.T) {
+	o := options()
+	o.Istiod, o.ConfigMap = o.CAAddress, "outrider"
+	in, err := os.ReadFile("testdata/deployment.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Manifests(bytes.NewReader(in), &bytes.Buffer{}, o); err == nil || !strings.Contains(err.Error(), `config map "outrider", and istiod`) {
+		t.Errorf("%v", err)
 	}
 }

@@ -18,6 +18,7 @@ const statusPort = 15020
 // podOf is one pod while it is injected.
 type podOf struct {
 	opts        *Options
+	of          workload
 	spec        *yaml.Node
 	annotations map[string]string
 }
@@ -110,6 +111,11 @@ func (p *podOf) sidecar(probes string) m {
 		field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace"),
 		field("INSTANCE_IP", "status.podIP"), field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
 	}
+	if p.opts.Istiod != "" {
+		args = append(args, p.istiodArgs()...)
+		env = append(env, p.istiodEnv()...)
+		mounts = append(mounts, m{"name": "outrider-podinfo", "mountPath": podInfo, "readOnly": true})
+	}
 	if probes != "" {
 		env = append(env, m{"name": "ISTIO_KUBE_APP_PROBERS", "value": probes})
 	}
@@ -155,6 +161,9 @@ func (p *podOf) volumes() error {
 	}
 	if name := p.configMap(); name != "" {
 		volumes = append(volumes, m{"name": "outrider-config", "configMap": m{"name": name}})
+	}
+	if p.opts.Istiod != "" {
+		volumes = append(volumes, podInfoVolume())
 	}
 	have := map[string]bool{}
 	for _, v := range items(p.spec, "volumes") {
