@@ -63,7 +63,6 @@ func knownDifferences(file string) map[string]string {
 		}
 	}
 	out["UPSTREAM_CONNECTION_ID"] = "only the upstream connections of requests have numbers"
-	out["CEL(connection.id)"] = "there is no CEL"
 	out["METADATA(VIRTUAL_HOST:vm:k)"] = "metadata of a VIRTUAL_HOST is not kept"
 	out["METADATA(LISTENER:a)"] = "metadata of a LISTENER is not kept"
 	if !strings.Contains(file, "json") {

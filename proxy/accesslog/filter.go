@@ -19,7 +19,11 @@ func Filter(f *config.AccessLogFilter) (func(*flow.Info) bool, error) {
 	if err := checkFilter(f); err != nil {
 		return nil, err
 	}
-	return func(i *flow.Info) bool { return passes(f, &entry{info: i, now: time.Now()}) }, nil
+	var cel expressions
+	if err := cel.add(f); err != nil {
+		return nil, err
+	}
+	return func(i *flow.Info) bool { return passes(f, &entry{info: i, now: time.Now(), cel: cel}) }, nil
 }
 
 // checkFilter refuses a filter that is none of the known ones.
@@ -37,7 +41,7 @@ func checkFilter(f *config.AccessLogFilter) error {
 	case f.Header != nil:
 		_, err := headers.CompileOne(*f.Header)
 		return err
-	case f.IsFlags, f.DurationGE != nil, f.Status, f.RuntimePPM != nil, f.NotHealth, f.LogTypes != nil, f.ExcludeTypes, f.GRPC != nil:
+	case f.IsFlags, f.DurationGE != nil, f.Status, f.RuntimePPM != nil, f.NotHealth, f.LogTypes != nil, f.ExcludeTypes, f.GRPC != nil, f.Expression != "":
 		return nil
 	}
 	return errors.New("an access log's filter says nothing")
@@ -74,6 +78,9 @@ func passes(f *config.AccessLogFilter, e *entry) bool {
 		return hasHeader(f.Header, e.info)
 	case f.GRPC != nil:
 		return hasStatus(f.GRPC, e.info)
+	case f.Expression != "":
+		p := e.cel[f]
+		return p != nil && p.True(about(e.info))
 	}
 	return false
 }

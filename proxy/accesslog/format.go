@@ -21,6 +21,7 @@ type entry struct {
 	info  *flow.Info
 	event string
 	now   time.Time
+	cel   expressions // of the filter; nil if it has none
 }
 
 // operator prints one value of an entry.

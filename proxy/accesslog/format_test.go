@@ -103,7 +103,7 @@ func TestAFormatThatEnvoyRefusesIsRefusedByName(t *testing.T) {
 		"PATH(x)", "PATH(NQ:x)", "QUERY_PARAM", "QUERY_PARAMS(RAW)", "COALESCE", "COALESCE({})",
 		`COALESCE({"operators":["NOPE"]})`, "HOSTNAME:2", "EMIT_TIME(%n)", "DOWNSTREAM_PEER_CERT_V_START(%n)",
 		// Envoy has these, and could fill them.
-		"CEL(connection.id)", "UPSTREAM_CONNECTION_IDS_ATTEMPTED", "OUTRIDER_UPSTREAM_CLOSE(X)", "DOWNSTREAM_CX_RTT", "METADATA(LISTENER:a)", "METADATA(VIRTUAL_HOST:a)",
+		"CEL(xds.node.id)", "CEL", "CEL(nope)", "UPSTREAM_CONNECTION_IDS_ATTEMPTED", "OUTRIDER_UPSTREAM_CLOSE(X)", "DOWNSTREAM_CX_RTT", "METADATA(LISTENER:a)", "METADATA(VIRTUAL_HOST:a)",
 	} {
 		name, _, _ := strings.Cut(op, "(")
 		name, _, _ = strings.Cut(name, ":")
@@ -123,6 +123,7 @@ func TestAFormatThatEnvoyTakesIsTaken(t *testing.T) {
 		"REQ(:METHOD)", "REQ(X-ENVOY-ORIGINAL-PATH?:PATH)", "PATH(WQ)", "PATH(NQ:PATH):2", "QUERY_PARAMS(DECODED)", "GRPC_STATUS(SNAKE_STRING)",
 		"METADATA(ROUTE:a)", "METADATA(CLUSTER:a):2", `COALESCE({"operators":[{"command":"REQ","param":"a","max_length":3},"PROTOCOL"]}):2`,
 		"RESPONSE_CODE_DETAILS(x)", "UPSTREAM_FILTER_STATE(a:TYPED)", "TLS_JA3_FINGERPRINT",
+		"CEL(has(request.referer) ? request.referer : 'none'):3", "CEL(connection.id)",
 	} {
 		if err := Check(&config.AccessLog{Format: "%" + op + "%"}); err != nil {
 			t.Errorf("%%%s%%: %v", op, err)

@@ -1,6 +1,7 @@
 package accesslog
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strconv"
@@ -33,6 +34,10 @@ func addHTTP(all map[string]spec) {
 	} {
 		all[name] = spec{argument: needsArgument, length: true, make: make}
 	}
+	all["REQ_WITHOUT_QUERY"] = spec{argument: needsArgument, length: true, make: func(argument string) (operator, error) {
+		op, err := request(argument)
+		return operator{text: withoutQuery(op)}, err
+	}}
 	all["RESPONSE_CODE_DETAILS"] = spec{argument: mayHaveArgument, make: details}
 	all["QUERY_PARAM"] = spec{argument: needsArgument, length: true, make: queryParam}
 	all["QUERY_PARAMS"] = spec{argument: mayHaveArgument, length: true, make: queryParams}
@@ -45,6 +50,18 @@ func addHTTP(all map[string]spec) {
 	}})
 	addGRPC(all)
 	addUpstreamClose(all)
+}
+
+// withoutQuery is what op prints, up to a question mark.
+func withoutQuery(op operator) func([]byte, *entry) ([]byte, bool) {
+	return func(b []byte, e *entry) ([]byte, bool) {
+		start := len(b)
+		b, ok := op.text(b, e)
+		if at := bytes.IndexByte(b[start:], '?'); at >= 0 {
+			b = b[:start+at]
+		}
+		return b, ok
+	}
 }
 
 // ofHTTP is f of requests, and "" of connections.

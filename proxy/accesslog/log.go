@@ -19,6 +19,7 @@ const defaultFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH
 type Log struct {
 	sink   *file
 	filter *config.AccessLogFilter
+	cel    expressions // of filter
 	text   format
 	json   object
 	isJSON bool
@@ -48,6 +49,9 @@ func Check(cfg *config.AccessLog) error {
 func compile(cfg *config.AccessLog) (*Log, error) {
 	l := &Log{filter: cfg.Filter, omit: cfg.OmitEmpty}
 	err := checkFilter(cfg.Filter)
+	if err == nil {
+		err = l.cel.add(cfg.Filter)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +97,7 @@ const maxPooledLine = 64 << 10
 // %ACCESS_LOG_TYPE%. It does not block on the file.
 func (l *Log) Write(info *flow.Info, event string) {
 	ln := lines.Get().(*line)
-	ln.entry = entry{info: info, event: event, now: time.Now()}
+	ln.entry = entry{info: info, event: event, now: time.Now(), cel: l.cel}
 	if passes(l.filter, &ln.entry) {
 		ln.buf = l.append(ln.buf[:0], &ln.entry)
 		l.sink.write(ln.buf)

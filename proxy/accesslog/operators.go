@@ -32,7 +32,7 @@ const (
 func operators() map[string]spec {
 	all := map[string]spec{}
 	for _, add := range []func(map[string]spec){
-		addCounts, addNames, addAddresses, addHTTP, addTimes, addLookups, addTLS, addRefused,
+		addCounts, addNames, addAddresses, addHTTP, addTimes, addLookups, addTLS, addCEL, addRefused,
 	} {
 		add(all)
 	}
@@ -213,7 +213,6 @@ func addRefused(all map[string]spec) {
 		"UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": "only the last attempt is kept",
 		"UPSTREAM_LOCAL_CLOSE_REASON":                "why we closed the upstream connection is not kept",
 		"DOWNSTREAM_CX_RTT":                          "the round trip time is not measured",
-		"CEL":                                        "there is no CEL",
 	} {
 		all[name] = spec{refused: why}
 	}

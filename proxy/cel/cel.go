@@ -28,8 +28,9 @@ type Subject struct {
 	Node              *config.Node // nil: an empty one
 	// Direction is the listener's.
 	Direction config.Direction
-	// Cluster is a cluster's configuration, nil if there is none of that name;
-	// a nil one knows none.
+	// Cluster is a cluster's configuration, nil if there is none of that name. A
+	// nil one leaves it to Info, which has the metadata of clusters that a host
+	// was chosen of.
 	Cluster func(name string) *config.Cluster
 }
 
@@ -37,11 +38,13 @@ type Subject struct {
 const maxText = 8 << 10
 
 // Compile reads an expression. The error says where it cannot be understood.
-func Compile(text string) (*Program, error) {
+// unknown are attributes that the caller has no values of (xds.node): they are
+// refused like those that there are not.
+func Compile(text string, unknown ...string) (*Program, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("an expression of %d bytes, the limit is %d", len(text), maxText)
 	}
-	p := &parser{text: text}
+	p := &parser{text: text, unknown: unknown}
 	root, err := p.whole()
 	if err != nil {
 		return nil, fmt.Errorf("expression %q: %w", text, err)
@@ -57,4 +60,10 @@ func (p *Program) Text(s *Subject) (string, bool) {
 		return "", false
 	}
 	return text(v), true
+}
+
+// True reports whether the value is true: no other value is, and none is not.
+func (p *Program) True(s *Subject) bool {
+	v, err := p.root.eval(s)
+	return err == nil && v == true
 }

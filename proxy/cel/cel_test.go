@@ -147,6 +147,42 @@ func TestWhatIsNotThereHasNoValue(t *testing.T) {
 	}
 }
 
+func TestWhatTheCallerDoesNotKnowIsRefused(t *testing.T) {
+	for text, refused := range map[string]bool{`xds.node.id`: true, `xds["node"].id`: true, `node.id`: true, `xds.cluster_name`: false} {
+		if _, err := Compile(text, "xds.node", "node.id"); (err != nil) != refused || refused && !strings.Contains(err.Error(), "not known in this place") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestOnlyTrueIsTrue(t *testing.T) {
+	s := subjectOf(t)
+	for text, want := range map[string]bool{
+		`response.code >= 400`: true, `response.code < 400`: false, `1`: false, `'true'`: false, `request.referer == ''`: false, `!has(request.referer)`: true,
+	} {
+		p, err := Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.True(s); got != want {
+			t.Errorf("%s is %v", text, got)
+		}
+	}
+}
+
+func TestTheClustersMetadataAreThoseOfTheAttempt(t *testing.T) {
+	s := subjectOf(t)
+	s.Cluster = nil
+	s.Info.ClusterMetadata = map[string]*structpb.Struct{"a": structOf(t, map[string]any{"b": "c"})}
+	p, err := Compile(`xds.cluster_name + xds.cluster_metadata.filter_metadata.a.b`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := p.Text(s); got != "cc" {
+		t.Errorf("it is %q", got)
+	}
+}
+
 func TestNamesOfACertificateThatWasNotVerifiedAreNotShown(t *testing.T) {
 	s := subjectOf(t)
 	s.Info.Downstream.PeerVerified = false

@@ -9,9 +9,10 @@ import (
 
 // parser reads an expression by recursive descent, as CEL's grammar has it.
 type parser struct {
-	text  string
-	at    int // where the next token begins
-	depth int
+	text    string
+	unknown []string // attributes that are refused
+	at      int      // where the next token begins
+	depth   int
 	token
 }
 
@@ -185,6 +186,9 @@ func (p *parser) of(n node, name string) (node, error) {
 	r, ok := n.(root)
 	if !ok {
 		return field{n, literal{name}, true}, nil
+	}
+	if slices.Contains(p.unknown, r.name+"."+name) {
+		return nil, p.wrong("%s.%s is not known in this place", r.name, name)
 	}
 	if get, known := r.attributes[name]; known {
 		return attribute{r.name + "." + name, get}, nil

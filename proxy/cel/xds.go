@@ -9,14 +9,14 @@ import (
 // xdsAttributes are xds.*.
 func xdsAttributes() map[string]getter {
 	return map[string]getter{
-		"node":         func(s *Subject) (any, bool) { return nodeObject{s}, true },
-		"cluster_name": func(s *Subject) (any, bool) { return s.Info.UpstreamCluster, s.cluster() != nil },
+		"node": func(s *Subject) (any, bool) { return nodeObject{s}, true },
+		"cluster_name": func(s *Subject) (any, bool) {
+			_, ok := s.clusterMetadata()
+			return s.Info.UpstreamCluster, ok
+		},
 		"cluster_metadata": func(s *Subject) (any, bool) {
-			c := s.cluster()
-			if c == nil {
-				return nil, false
-			}
-			return filterMetadata(c.Metadata), true
+			m, ok := s.clusterMetadata()
+			return filterMetadata(m), ok
 		},
 		"route_name": func(s *Subject) (any, bool) { return s.Info.Route, s.Info.HTTP != nil },
 		"route_metadata": func(s *Subject) (any, bool) {
@@ -39,12 +39,19 @@ func xdsAttributes() map[string]getter {
 	}
 }
 
-// cluster is the configuration of the one that was chosen; nil if none was.
-func (s *Subject) cluster() *config.Cluster {
-	if s.Cluster == nil || s.Info.UpstreamCluster == "" {
-		return nil
+// clusterMetadata are those of the cluster that was chosen; false if none was.
+func (s *Subject) clusterMetadata() (map[string]*structpb.Struct, bool) {
+	switch {
+	case s.Info.UpstreamCluster == "":
+		return nil, false
+	case s.Info.ClusterMetadata != nil || s.Cluster == nil:
+		return s.Info.ClusterMetadata, true
 	}
-	return s.Cluster(s.Info.UpstreamCluster)
+	c := s.Cluster(s.Info.UpstreamCluster)
+	if c == nil {
+		return nil, false
+	}
+	return c.Metadata, true
 }
 
 // nodeAttributes are node.*, which Istio's proxies had before xds.node.

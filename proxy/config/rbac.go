@@ -152,6 +152,7 @@ type AccessLogFilter struct {
 	ExcludeTypes bool
 	Header       *HeaderMatcher    // header_filter, of the request
 	GRPC         *GRPCStatusFilter // grpc_status_filter
+	Expression   string            // extension_filter: cel.v3.ExpressionFilter
 }
 
 // GRPCStatusFilter is GrpcStatusFilter: the gRPC status is one of these, or, if

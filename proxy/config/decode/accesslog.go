@@ -6,8 +6,11 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	filelogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	celfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	streamlogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
+	formatcelv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/cel/v3"
 	formatmetadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/metadata/v3"
+	formatreqv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3"
 
 	"outrider/proxy/config"
 )
@@ -67,7 +70,9 @@ func (d *decoder) fileLog(c *filelogv3.FileAccessLog, out *config.AccessLog, pla
 func (d *decoder) logFormat(f *corev3.SubstitutionFormatString, out *config.AccessLog, place at) {
 	for i, one := range f.GetFormatters() {
 		in := place.item("formatters", i).in("typed_config")
-		if _, ok := d.open(anyOf(one, in), in).(*formatmetadatav3.Metadata); !ok { // whose operator is always there
+		switch d.open(anyOf(one, in), in).(type) {
+		case *formatmetadatav3.Metadata, *formatcelv3.Cel, *formatreqv3.ReqWithoutQuery: // whose operators are always there
+		default:
 			in.bad("extension %q is not supported by outrider as a formatter", shorten(one.GetName()))
 		}
 	}
@@ -125,6 +130,15 @@ func (d *decoder) logFilter(f *accesslogv3.AccessLogFilter, place at) *config.Ac
 		for _, t := range v.LogTypeFilter.GetTypes() {
 			out.LogTypes = append(out.LogTypes, t.String())
 		}
+	case *accesslogv3.AccessLogFilter_ExtensionFilter:
+		in := place.in("extension_filter").in("typed_config")
+		if c, ok := d.open(v.ExtensionFilter.GetTypedConfig(), in).(*celfilterv3.ExpressionFilter); ok {
+			if out.Expression = c.GetExpression(); out.Expression == "" {
+				in.in("expression").bad("is empty")
+			}
+			break
+		}
+		in.bad("extension %q is not supported by outrider as a filter of access logs", shorten(v.ExtensionFilter.GetName()))
 	default:
 		place.bad("has no filter that outrider supports")
 	}

@@ -22,7 +22,8 @@ func withLogFilter(filter string) []byte {
 func TestFiltersOfAccessLogs(t *testing.T) {
 	yes, half := true, uint32(500_000)
 	for filter, want := range map[string]*config.AccessLogFilter{
-		"{status_code_filter: {comparison: {op: GE, value: {default_value: 500, runtime_key: k}}}}": {Status: true, Op: "GE", Value: 500},
+		"{status_code_filter: {comparison: {op: GE, value: {default_value: 500, runtime_key: k}}}}":                                                                                         {Status: true, Op: "GE", Value: 500},
+		`{extension_filter: {name: cel, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter, expression: "response.code >= 400"}}}`: {Expression: "response.code >= 400"},
 		"{not_health_check_filter: {}}":                                                                          {NotHealth: true},
 		"{response_flag_filter: {flags: [UF, UC]}}":                                                              {IsFlags: true, Flags: []string{"UF", "UC"}},
 		"{header_filter: {header: {name: X-A, present_match: true}}}":                                            {Header: &config.HeaderMatcher{Name: "x-a", Present: &yes}},
@@ -48,7 +49,9 @@ func TestFiltersOfAccessLogs(t *testing.T) {
 func TestFiltersOfAccessLogsThatAreNotThereAreRefused(t *testing.T) {
 	for filter, want := range map[string]string{
 		"{traceable_filter: {}}": "filter.traceable_filter",
-		"{header_filter: {header: {name: a, string_match: {safe_regex: {regex: '('}}}}}": "filter.header_filter.header",
+		"{header_filter: {header: {name: a, string_match: {safe_regex: {regex: '('}}}}}":                                                                "filter.header_filter.header",
+		`{extension_filter: {name: cel, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter}}}`: "filter.extension_filter.typed_config.expression: is empty",
+		`{extension_filter: {name: other, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}}}`:                    `extension "other" is not supported`,
 		"{}": "filter",
 	} {
 		if _, err := Bootstrap(withLogFilter(filter), Options{}); err == nil || !strings.Contains(err.Error(), want) {

@@ -70,12 +70,15 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.config.accesslog.v3.AccessLog": {works: "name filter typed_config"},
 	"envoy.config.accesslog.v3.AccessLogFilter": {
 		works: "status_code_filter duration_filter not_health_check_filter runtime_filter and_filter or_filter " +
-			"response_flag_filter log_type_filter header_filter grpc_status_filter",
+			"response_flag_filter log_type_filter header_filter grpc_status_filter extension_filter",
 	},
-	"envoy.config.accesslog.v3.StatusCodeFilter":     {works: "comparison"},
-	"envoy.config.accesslog.v3.DurationFilter":       {works: "comparison"},
-	"envoy.config.accesslog.v3.ComparisonFilter":     {works: "op value"},
-	"envoy.config.accesslog.v3.NotHealthCheckFilter": {},
+	"envoy.config.accesslog.v3.ExtensionFilter":                       {works: "name typed_config"},
+	"envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter": {works: "expression"},
+	"envoy.extensions.formatter.cel.v3.Cel":                           {},
+	"envoy.config.accesslog.v3.StatusCodeFilter":                      {works: "comparison"},
+	"envoy.config.accesslog.v3.DurationFilter":                        {works: "comparison"},
+	"envoy.config.accesslog.v3.ComparisonFilter":                      {works: "op value"},
+	"envoy.config.accesslog.v3.NotHealthCheckFilter":                  {},
 	"envoy.config.accesslog.v3.RuntimeFilter": {
 		works: "runtime_key percent_sampled use_independent_randomness",
 	},
@@ -88,9 +91,10 @@ var listenerSupport = map[protoreflect.FullName]fields{
 	"envoy.extensions.access_loggers.file.v3.FileAccessLog": {
 		works: "path format json_format typed_json_format log_format",
 	},
-	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": {works: "log_format"},
-	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog": {works: "log_format"},
-	"envoy.extensions.formatter.metadata.v3.Metadata":           {},
+	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog":       {works: "log_format"},
+	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog":       {works: "log_format"},
+	"envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery": {},
+	"envoy.extensions.formatter.metadata.v3.Metadata":                 {},
 	"envoy.config.core.v3.SubstitutionFormatString": {
 		works:   "text_format json_format text_format_source omit_empty_values content_type formatters",
 		ignored: map[string]string{"json_format_options": "JSON is always written in the order of its keys"},
