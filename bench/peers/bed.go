@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -50,6 +48,7 @@ type scene struct {
 	shape   shape
 	http    string // "", h1 or h2
 	tickets bool   // the server lets clients resume
+	rest    bool   // nothing happens
 }
 
 // bed is what one measure runs on: proxies, a server behind, and a way to
@@ -308,26 +307,4 @@ func freeAddr() (string, error) {
 	}
 	defer ln.Close()
 	return ln.Addr().String(), nil
-}
-
-// filesWanted is how many files 10,000 connections take on either side of a
-// proxy, and some.
-const filesWanted = 50000
-
-// raiseFiles raises the limit of open files, which children inherit.
-func raiseFiles() error {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		return err
-	}
-	if l.Cur >= filesWanted {
-		return nil
-	}
-	had := l
-	l.Cur, l.Max = filesWanted, max(l.Max, filesWanted)
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err == nil {
-		return nil
-	}
-	had.Cur = had.Max
-	return errors.Join(syscall.Setrlimit(syscall.RLIMIT_NOFILE, &had))
 }

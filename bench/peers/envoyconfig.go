@@ -79,6 +79,8 @@ type configData struct {
 	ListenHost, ListenPort, TargetHost, TargetPort string
 	Listen, Target                                 string
 	Cert, Key, Both, Root, Dir                     string
+	Module                                         string // nginx's for streams, if it is not built in
+	Files                                          int    // that may be open
 	In, Out, HTTP, HTTP2In, HTTP2Out               bool
 }
 
@@ -86,7 +88,7 @@ func (h hop) data() configData {
 	d := configData{
 		Listen: h.listen, Target: h.target, Dir: h.dir, In: h.in, Out: h.out, HTTP: h.http != "",
 		Cert: h.ids.file(h.role() + ".pem"), Key: h.ids.file(h.role() + ".key"), Both: h.ids.file(h.role() + ".both"),
-		Root: h.ids.file("root.pem"),
+		Root: h.ids.file("root.pem"), Module: nginxStream(), Files: filesAllowed(),
 		// between proxies HTTP/2, at the ends what the client speaks
 		HTTP2In: h.http != "" && (h.in || h.http == "h2"), HTTP2Out: h.http != "" && (h.out || h.http == "h2"),
 	}

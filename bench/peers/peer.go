@@ -54,13 +54,21 @@ func noHTTP(s scene) string {
 	return ""
 }
 
+func directRefuses(s scene) string {
+	if s.rest {
+		return "not applicable: it is this program"
+	}
+	return noHTTP(s)
+}
+
 // allPeers finds or builds every peer, in the order of the tables. dir takes
 // what is built.
 func allPeers(ctx context.Context, dir string) []*peer {
 	all := []*peer{
 		outriderPeer(ctx, dir), envoyPeer(ctx),
+		nginxPeer(ctx), haproxyPeer(ctx), ghostunnelPeer(ctx),
 		floorPeer(ctx, dir),
-		{name: "direct", about: "no proxy: the server itself is on the proxies' CPU and speaks TLS (Go)", none: true, refuses: noHTTP},
+		{name: "direct", about: "no proxy: the server itself is on the proxies' CPU and speaks TLS (Go)", none: true, refuses: directRefuses},
 	}
 	return all
 }

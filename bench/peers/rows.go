@@ -67,7 +67,7 @@ func allRows() []row {
 	for _, s := range []shape{terminate, twoHops} {
 		all = append(all, row{id: "idle/" + string(s), title: shapeTitles[s], scene: scene{shape: s}, metrics: idleMetrics, rounds: 2, measure: idleMemory(2000, 10000)})
 	}
-	return append(all, row{id: "rest/terminate", title: "at rest", scene: scene{shape: terminate}, metrics: restMetrics, measure: atRest})
+	return append(all, row{id: "rest/terminate", title: "at rest", scene: scene{shape: terminate, rest: true}, metrics: restMetrics, measure: atRest})
 }
 
 // groups are the tables, by the first part of a row's id.
