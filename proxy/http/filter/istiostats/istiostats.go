@@ -54,7 +54,7 @@ type counter struct {
 	s    filter.Stream
 	r    *telemetry.Reporter
 	grpc bool
-	call telemetry.Call
+	call *telemetry.Call // nil: nothing was counted of it yet
 }
 
 // RequestHead sees whether it is a call of gRPC.
@@ -90,6 +90,9 @@ func (c *counter) messages(over bool) {
 	sent, err1 := strconv.ParseUint(client, 10, 64)
 	received, err2 := strconv.ParseUint(server, 10, 64)
 	if err1 == nil && err2 == nil {
+		if c.call == nil {
+			c.call = &telemetry.Call{}
+		}
 		c.call.Messages(c.r, c.s.Info(), sent, received, over)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"outrider/proxy/config"
+	"outrider/proxy/flow"
 	"outrider/proxy/http/filter"
 	"outrider/proxy/http/filter/filtertest"
 	"outrider/proxy/http/filter/istiostats"
@@ -113,5 +114,29 @@ func TestAnExpressionThatIsNotUnderstoodIsRefused(t *testing.T) {
 	_, err := istiostats.New(&config.HTTPFilter{Config: cfg}, filtertest.Deps(stats.New()))
 	if err == nil || !strings.Contains(err.Error(), `metrics[0].dimensions["x"]`) || !strings.Contains(err.Error(), "request.nope") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// quiet is a stream of which only the Info is asked for.
+type quiet struct {
+	filter.Stream
+	info *flow.Info
+}
+
+func (q *quiet) Info() *flow.Info { return q.info }
+
+func TestALikeRequestTakesNoMemoryButTheFilter(t *testing.T) {
+	_, f := build(t, &config.IstioStats{Reporter: config.IstioDestination})
+	s := &quiet{info: (&flow.Info{DownstreamPeer: peer.New(peer.Workload{Name: "client"})}).NewRequest(time.Now())}
+	head, answer := filtertest.Request("GET", "/"), filtertest.Response(200)
+	s.info.HTTP.Request, s.info.HTTP.Response, s.info.HTTP.Status = head, answer, 200
+	n := testing.AllocsPerRun(100, func() {
+		one := f.New(s)
+		one.RequestHead(head, true)
+		one.ResponseHead(answer, true)
+		one.End()
+	})
+	if n > 1 {
+		t.Errorf("%v allocations", n)
 	}
 }
