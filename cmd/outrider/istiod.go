@@ -209,7 +209,7 @@ func (p *controlPlane) bootstrapOr(c *sidecar.Config, all bool) (*bootstrapv3.Bo
 	if p == nil {
 		return c.Bootstrap(all)
 	}
-	return sidecar.IstiodBootstrap(p.node.Proto, all)
+	return sidecar.IstiodBootstrap(p.node.Proto, sidecar.IstioStats(p.node.Stats()), all)
 }
 
 // connect makes the stream, whose proof is the token and the agent's

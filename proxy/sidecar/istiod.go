@@ -3,6 +3,7 @@ package sidecar
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ const (
 // Istio's agent would write it. The sockets that it names, the agent's, need not
 // be there: what is behind them is in the sidecar's process. With all it has the
 // listeners of the pages too, and Envoy runs it beside Istio's agent.
-func IstiodBootstrap(node *corev3.Node, all bool) (*bootstrapv3.Bootstrap, error) {
+func IstiodBootstrap(node *corev3.Node, shown IstioStats, all bool) (*bootstrapv3.Bootstrap, error) {
 	b := builder{cfg: &Config{}}
 	ads := func() *corev3.ConfigSource {
 		return &corev3.ConfigSource{
@@ -48,7 +49,7 @@ func IstiodBootstrap(node *corev3.Node, all bool) (*bootstrapv3.Bootstrap, error
 	boot := &bootstrapv3.Bootstrap{
 		Node:        node,
 		Admin:       &bootstrapv3.Admin{Address: address(local(), AdminPort)},
-		StatsConfig: istioStats(),
+		StatsConfig: shown.config(),
 		DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{LdsConfig: ads(), CdsConfig: ads(), AdsConfig: &corev3.ApiConfigSource{
 			ApiType: corev3.ApiConfigSource_DELTA_GRPC, TransportApiVersion: corev3.ApiVersion_V3, SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
@@ -118,9 +119,13 @@ func (b *builder) pageListener(port uint16, prefix, path, cluster string) *liste
 	}
 }
 
-// istioStats are the parts of metric names that Istio makes labels of, and the
-// metrics that it keeps.
-func istioStats() *statsv3.StatsConfig {
+// IstioStats are the metrics that are shown beside those that Istio shows, and
+// the labels beside Istio's.
+type IstioStats struct{ Prefixes, Suffixes, Regexps, Tags []string }
+
+// config has the parts of metric names that Istio makes labels of, and the
+// metrics that are shown: Istio's, outrider's own, and s.
+func (s IstioStats) config() *statsv3.StatsConfig {
 	out := &statsv3.StatsConfig{UseAllDefaultTags: wrapperspb.Bool(false)}
 	for _, tag := range [][2]string{
 		{"cluster_name", `^cluster(\.(.+);)`},
@@ -137,12 +142,23 @@ func istioStats() *statsv3.StatsConfig {
 	} {
 		out.StatsTags = append(out.StatsTags, &statsv3.TagSpecifier{TagName: tag[0], TagValue: &statsv3.TagSpecifier_Regex{Regex: tag[1]}})
 	}
+	for _, name := range s.Tags {
+		regex := "(" + regexp.QuoteMeta(name) + `=\.=(.*?);\.;)`
+		out.StatsTags = append(out.StatsTags, &statsv3.TagSpecifier{TagName: name, TagValue: &statsv3.TagSpecifier_Regex{Regex: regex}})
+	}
 	kept := &matcherv3.ListStringMatcher{}
-	for _, prefix := range strings.Fields("reporter= cluster_manager listener_manager server cluster.xds-grpc component istio") {
+	prefixes := strings.Fields("reporter= cluster_manager listener_manager server cluster.xds-grpc component istio outrider")
+	for _, prefix := range append(prefixes, s.Prefixes...) {
 		kept.Patterns = append(kept.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: prefix}})
 	}
-	for _, suffix := range strings.Fields("rbac.allowed rbac.denied shadow_allowed shadow_denied downstream_cx_active") {
+	suffixes := strings.Fields("rbac.allowed rbac.denied shadow_allowed shadow_denied downstream_cx_active")
+	for _, suffix := range append(suffixes, s.Suffixes...) {
 		kept.Patterns = append(kept.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Suffix{Suffix: suffix}})
+	}
+	for _, expression := range append([]string{`vhost\..*\.route\..*`}, s.Regexps...) {
+		kept.Patterns = append(kept.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
+			SafeRegex: &matcherv3.RegexMatcher{Regex: expression},
+		}})
 	}
 	out.StatsMatcher = &statsv3.StatsMatcher{StatsMatcher: &statsv3.StatsMatcher_InclusionList{InclusionList: kept}}
 	return out

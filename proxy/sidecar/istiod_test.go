@@ -13,7 +13,7 @@ import (
 
 func TestTheBootstrapUnderIstiodIsTheGoldenOneAndIsAccepted(t *testing.T) {
 	for _, all := range []bool{false, true} {
-		boot, err := IstiodBootstrap(&corev3.Node{Id: "sidecar~10.0.0.1~web.dev~dev.svc.cluster.local", Cluster: "web.dev"}, all)
+		boot, err := IstiodBootstrap(&corev3.Node{Id: "sidecar~10.0.0.1~web.dev~dev.svc.cluster.local", Cluster: "web.dev"}, IstioStats{Prefixes: []string{"http.10.0.0.1_"}, Suffixes: []string{"_total"}, Regexps: []string{"a.*b"}, Tags: []string{"zone"}}, all)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -64,6 +64,8 @@ type Node struct {
 	Annotations map[string]string
 	// Addresses are the workload's own, the first the one that it is known by.
 	Addresses []netip.Addr
+	// Namespace and Domain are the workload's.
+	Namespace, Domain string
 	// DNSCapture says that DNS is the sidecar's part.
 	DNSCapture bool
 	// Notes are what was given and is not passed on, for the log.
@@ -124,9 +126,9 @@ func (r *reader) read() *Node {
 		return nil
 	}
 	s := r.source
-	domain := cmp.Or(s.Domain, s.Namespace+".svc.cluster.local")
+	n.Namespace, n.Domain = s.Namespace, cmp.Or(s.Domain, s.Namespace+".svc.cluster.local")
 	n.Proto = &corev3.Node{
-		Id:      fmt.Sprintf("sidecar~%s~%s.%s~%s", n.Addresses[0], s.Pod, s.Namespace, domain),
+		Id:      fmt.Sprintf("sidecar~%s~%s.%s~%s", n.Addresses[0], s.Pod, s.Namespace, n.Domain),
 		Cluster: r.cluster(), Metadata: metadata, Locality: locality,
 	}
 	return n
@@ -187,6 +189,9 @@ func (r *reader) computed() {
 	}
 	if m["GENERATOR"] == "grpc" {
 		r.wrong(errors.New(`ISTIO_META_GENERATOR "grpc": that is for applications without a sidecar`))
+	}
+	if text := r.annotations[bucketsAnnotation]; text != "" {
+		n.Notes = append(n.Notes, fmt.Sprintf("annotation %s=%s has no effect: buckets are Envoy's own", bucketsAnnotation, text))
 	}
 	for _, key := range []string{"ENABLE_HBONE", "METADATA_DISCOVERY", "ENABLE_SELF_DISCOVERY"} {
 		if value, ok := m[key]; ok {

@@ -150,3 +150,16 @@ func FuzzDownward(f *testing.F) {
 		}
 	})
 }
+
+func TestMetricsAreThoseOfTheAnnotationsOrTheProxyConfig(t *testing.T) {
+	s := pod(t, `PROXY_CONFIG={"proxyStatsMatcher":{"inclusionPrefixes":["a","http.{pod_ip}_"],"inclusionSuffixes":["s"],"inclusionRegexps":["r.*"]},"extraStatTags":["t"]}`)
+	s.Annotations = file(t, "sidecar.istio.io/statsInclusionSuffixes=\"x,y\"\nsidecar.istio.io/extraStatTags=\"u\"\nsidecar.istio.io/statsHistogramBuckets=\"{}\"\n")
+	n := read(t, s)
+	want := Stats{Prefixes: []string{"a", "http.10.0.0.8_", "http.10.0.0.7_"}, Suffixes: []string{"x", "y"}, Regexps: []string{"r.*"}, Tags: []string{"t", "u"}}
+	if diff := cmp.Diff(want, n.Stats()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if len(n.Notes) != 1 || !strings.Contains(n.Notes[0], "statsHistogramBuckets={} has no effect") {
+		t.Errorf("notes %q", n.Notes)
+	}
+}
