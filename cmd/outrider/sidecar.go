@@ -229,10 +229,13 @@ func (s *running) makeProxy(cfg *sidecar.Config, level *slog.LevelVar) error {
 	}
 	s.flags.lifecycle.apply(&opts)
 	if s.plane != nil {
-		opts.ADS = s.plane.stream
+		opts.ADS, opts.Types = s.plane.stream, s.plane.types()
 	}
-	if s.server, err = proxy.New(decoded, opts); err != nil || s.plane != nil {
+	if s.server, err = proxy.New(decoded, opts); err != nil {
 		return err
+	}
+	if s.plane != nil {
+		return s.plane.openDNS(s.server, s.log)
 	}
 	return s.apply(cfg)
 }
@@ -263,7 +266,7 @@ func (s *running) serve(ctx context.Context) error {
 	group.Go(func() error { return s.watch(rest) })
 	group.Go(func() error { s.notify(rest); return nil })
 	if s.plane != nil {
-		group.Go(func() error { s.plane.run(rest, s.log); return nil })
+		group.Go(func() error { return s.plane.run(rest, s.log) })
 	}
 	group.Go(func() error { sidecar.WatchSameUser(rest, s.log); return nil })
 	group.Go(func() error { // without the agent or the status pages it is no sidecar
