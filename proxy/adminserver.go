@@ -82,10 +82,10 @@ func (s *Server) adminOptions() admin.Options {
 		Secrets: s.secrets.Handles, Inline: s.inlineSecrets,
 		Drain: s.drainListeners, Quit: s.Abort, Health: func(ok bool) { s.unhealthy.Store(!ok) },
 		ReopenLogs: s.logs.Reopen,
-		Handlers: []admin.Handler{{
+		Handlers: append([]admin.Handler{{
 			Path: "/explain", Help: "say what a connection would meet: ?listener= &destination= &source= &tls &sni= &alpn= &peer=",
 			Handler: http.HandlerFunc(s.explainHandler),
-		}},
+		}}, s.dnsPages()...),
 	}
 }
 

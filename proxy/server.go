@@ -19,6 +19,7 @@ import (
 	"outrider/proxy/accesslog"
 	"outrider/proxy/cluster"
 	"outrider/proxy/config"
+	"outrider/proxy/dns"
 	"outrider/proxy/filter"
 	"outrider/proxy/flow"
 	httpfilter "outrider/proxy/http/filter"
@@ -86,6 +87,10 @@ type Options struct {
 	// Types are further types of the aggregated stream, each subscribed to as a
 	// whole (Istio's NameTable); their Rank follows Envoy's own.
 	Types []xds.Type
+	// DNS answers a workload's DNS with Istio's table of names, which is asked
+	// for on the aggregated stream; nil does not. Its Log and Stats are the
+	// server's.
+	DNS *dns.Options
 	// HTTPFilters are makers of HTTP filters beside outrider's own, or in the
 	// place of one; their configuration is decoded by what was given to decode
 	// as Options.HTTPFilters.
@@ -113,6 +118,7 @@ type Server struct {
 
 	adminAccess   []filter.AccessLogger
 	adminListener net.Listener // nil: no admin interface
+	dns           *dns.Server  // nil: DNS is not answered
 	discovery     *discovery
 
 	globalLimit *listener.Limit
@@ -167,6 +173,9 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 			return nil, err
 		}
 	}
+	if err := s.openDNS(); err != nil {
+		return nil, err
+	}
 	s.secrets = certs.NewStore(s.discovery.feeds())
 	s.secrets.SetStatic(boot.Secrets)
 	s.requests = s.newRequests()
@@ -176,6 +185,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	s.peers = newPeers(opts.Peers, s.registry)
 	s.expired = newOwnExpired(s.log, s.registry)
 	if err := s.clusters.Apply(boot.Clusters); err != nil {
+		s.closeDNS()
 		return nil, err
 	}
 	var errs []error
@@ -185,6 +195,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	errs = append(errs, s.discovery.load(), s.openAdmin())
 	if err := errors.Join(errs...); err != nil {
 		s.listeners.closeSockets()
+		s.closeDNS()
 		return nil, err
 	}
 	return s, nil
@@ -201,6 +212,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.serveAdmin(background) })
 	group.Go(func() error { return s.logs.Run(background) })
 	group.Go(func() error { return s.peers.run(background) })
+	if s.dns != nil {
+		group.Go(func() error { return s.dns.Run(background) })
+	}
 	if s.lot != nil {
 		group.Go(func() error { return s.lot.Run(background) })
 	}

@@ -18,6 +18,7 @@ import (
 	"outrider/proxy/accesslog"
 	"outrider/proxy/config"
 	"outrider/proxy/config/decode"
+	"outrider/proxy/dns"
 )
 
 // runFlags are Envoy's command line options, under Envoy's names.
@@ -39,6 +40,8 @@ type runFlags struct {
 	cpusetThreads, useDynamicBaseID    bool
 	logFormatEscaped, fineGrainLogging bool
 	xdsCache                           string
+	dnsListen                          []string
+	dnsResolvConf, dnsDomain           string
 	lifecycle                          lifecycleFlags
 }
 
@@ -80,6 +83,9 @@ func (f *runFlags) register(c *cobra.Command) {
 	fs.BoolVar(&f.disableHotRestart, "disable-hot-restart", false, "accepted; there is no hot restart")
 	fs.BoolVar(&f.cpusetThreads, "cpuset-threads", false, "accepted; the cpuset always counts")
 	fs.BoolVar(&f.skipDeprec, "skip-deprecated-logs", false, "accepted")
+	fs.StringSliceVar(&f.dnsListen, "dns-listen", nil, "answer DNS here, host:port over UDP and TCP, with Istio's table of names; localhost is both loopback addresses (docs/dns.md)")
+	fs.StringVar(&f.dnsResolvConf, "dns-resolv-conf", "/etc/resolv.conf", "the servers for all other names, and the search domains; read again when it changes")
+	fs.StringVar(&f.dnsDomain, "dns-domain", "", "the workload's DNS domain, NAMESPACE.svc.cluster.local: whose short names are answered")
 	fs.StringVar(&f.xdsCache, "xds-cache", "", "directory that keeps the last good configuration of the control plane, for a start without it")
 	f.lifecycle.register(c)
 }
@@ -123,6 +129,8 @@ func (f *runFlags) check() error {
 		return &usageError{fmt.Errorf("--drain-strategy %q: it is gradual or immediate", f.drainStrategy)}
 	case f.ipVersion != "v4" && f.ipVersion != "v6":
 		return &usageError{fmt.Errorf("--local-address-ip-version %q: it is v4 or v6", f.ipVersion)}
+	case f.dnsDomain != "" && len(f.dnsListen) == 0:
+		return &usageError{fmt.Errorf("--dns-domain %q is for --dns-listen", f.dnsDomain)}
 	case f.restartEpoch != 0:
 		return &usageError{fmt.Errorf("--restart-epoch %d: there is no hot restart", f.restartEpoch)}
 	}
@@ -168,6 +176,21 @@ func (f *runFlags) serverOptions(log *slog.Logger, level *slog.LevelVar) proxy.O
 		XDSCache:         f.xdsCache,
 	}
 	f.lifecycle.apply(&o)
+	o.DNS = f.dns()
+	return o
+}
+
+// dns is how DNS is answered, nil if it is not. On port 53 there is no other
+// resolver: names are forwarded before the first table is there.
+func (f *runFlags) dns() *dns.Options {
+	if len(f.dnsListen) == 0 {
+		return nil
+	}
+	namespace, _, _ := strings.Cut(f.dnsDomain, ".")
+	o := &dns.Options{Listen: f.dnsListen, ResolvConf: f.dnsResolvConf, Namespace: namespace, Domain: f.dnsDomain}
+	for _, address := range f.dnsListen {
+		o.ForwardBeforeTable = o.ForwardBeforeTable || strings.HasSuffix(address, ":53")
+	}
 	return o
 }
 
