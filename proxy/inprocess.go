@@ -18,9 +18,3 @@ func (s *Server) WritePrometheus(w io.Writer) error {
 func (s *Server) DrainInbound() {
 	s.listeners.stop(func(l *config.Listener) bool { return l.Direction == config.Inbound })
 }
-
-// Scope is where the metrics are of something that runs in the proxy's process,
-// beside the proxy's own.
-func (s *Server) Scope(name string) *stats.Scope {
-	return s.registry.Scope("outrider").Scope(name)
-}

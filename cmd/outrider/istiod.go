@@ -13,22 +13,20 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sync/errgroup"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"outrider/certs/agent"
 	"outrider/certs/csr"
-	"outrider/proxy"
 	"outrider/proxy/dns"
 	"outrider/proxy/istio/istiod"
 	"outrider/proxy/istio/node"
 	"outrider/proxy/sidecar"
-	"outrider/proxy/xds"
 )
 
 // fromProxyConfig as --istiod takes the address from the ProxyConfig.
@@ -65,7 +63,6 @@ type controlPlane struct {
 	node   *node.Node
 	stream *istiod.Transport // nil until it is connected to an agent
 	health *istiod.Health    // nil where no probe is configured
-	dns    *dns.Server       // nil where DNS is not captured, and before openDNS
 }
 
 // plane reads who the workload is, and completes the flags that depend on it.
@@ -243,61 +240,41 @@ func (p *controlPlane) connect(f *agentFlags, a *agent.Agent, cfg *sidecar.Confi
 	return err
 }
 
-// types are the resources that are not the proxy's.
-func (p *controlPlane) types() []xds.Type {
-	if !p.node.DNSCapture {
-		return nil
-	}
-	return []xds.Type{{URL: xds.NameTableType, Name: xds.Nameless, Apply: p.takeNames}}
-}
+// resolvConfInstead is what Istio's agent reads in place of /etc/resolv.conf
+// where it stands in for the host's resolver, on port 53.
+const resolvConfInstead = "/var/lib/istio/resolv.conf"
 
-// takeNames takes istiod's table of names. The last one stays when there is no
-// more.
-func (p *controlPlane) takeNames(u xds.Update) map[string]error {
-	for _, r := range u.Updated {
-		table, err := dns.ParseTable(r.Body)
-		if err != nil {
-			return map[string]error{r.Name: err}
-		}
-		p.dns.SetTable(table)
-	}
-	return nil
-}
-
-// openDNS opens the resolver's sockets, if DNS is captured.
-func (p *controlPlane) openDNS(server *proxy.Server, log *slog.Logger) error {
+// dnsOptions are how DNS is answered, nil where it is not captured.
+func (p *controlPlane) dnsOptions() (*dns.Options, error) {
 	if !p.node.DNSCapture {
-		return nil
+		return nil, nil
 	}
-	o := dns.Options{Namespace: p.node.Namespace, Domain: p.node.Domain, Log: log, Stats: server.Scope("dns")}
+	o := &dns.Options{Namespace: p.node.Namespace, Domain: p.node.Domain}
 	if address := os.Getenv("DNS_PROXY_ADDR"); address != "" {
 		o.Listen = []string{address}
+		o.ForwardBeforeTable = strings.HasSuffix(address, ":53")
+	}
+	if _, err := os.Stat(resolvConfInstead); o.ForwardBeforeTable && err == nil {
+		o.ResolvConf = resolvConfInstead
 	}
 	if text := os.Getenv("DNS_FORWARD_TIMEOUT"); text != "" {
 		var err error
 		if o.Timeout, err = time.ParseDuration(text); err != nil || o.Timeout <= 0 {
-			return &usageError{fmt.Errorf("DNS_FORWARD_TIMEOUT %q: it is a time", text)}
+			return nil, &usageError{fmt.Errorf("DNS_FORWARD_TIMEOUT %q: it is a time", text)}
 		}
 	}
-	var err error
-	p.dns, err = dns.New(o)
-	return err
+	return o, nil
 }
 
 // run does what goes on beside the stream, until ctx ends.
-func (p *controlPlane) run(ctx context.Context, log *slog.Logger) error {
+func (p *controlPlane) run(ctx context.Context, log *slog.Logger) {
 	for _, note := range p.node.Notes {
 		log.Warn(note)
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	if p.dns != nil {
-		group.Go(func() error { return p.dns.Run(ctx) })
-	}
 	if p.health != nil {
 		p.health.Log = log
-		group.Go(func() error { p.health.Run(ctx, p.stream.Report); return nil })
+		p.health.Run(ctx, p.stream.Report)
 	}
-	return group.Wait()
 }
 
 // healthOf is how the ProxyConfig has the application's health looked at; nil

@@ -229,13 +229,13 @@ func (s *running) makeProxy(cfg *sidecar.Config, level *slog.LevelVar) error {
 	}
 	s.flags.lifecycle.apply(&opts)
 	if s.plane != nil {
-		opts.ADS, opts.Types = s.plane.stream, s.plane.types()
+		opts.ADS = s.plane.stream
+		if opts.DNS, err = s.plane.dnsOptions(); err != nil {
+			return err
+		}
 	}
-	if s.server, err = proxy.New(decoded, opts); err != nil {
+	if s.server, err = proxy.New(decoded, opts); err != nil || s.plane != nil {
 		return err
-	}
-	if s.plane != nil {
-		return s.plane.openDNS(s.server, s.log)
 	}
 	return s.apply(cfg)
 }
@@ -266,7 +266,7 @@ func (s *running) serve(ctx context.Context) error {
 	group.Go(func() error { return s.watch(rest) })
 	group.Go(func() error { s.notify(rest); return nil })
 	if s.plane != nil {
-		group.Go(func() error { return s.plane.run(rest, s.log) })
+		group.Go(func() error { s.plane.run(rest, s.log); return nil })
 	}
 	group.Go(func() error { sidecar.WatchSameUser(rest, s.log); return nil })
 	group.Go(func() error { // without the agent or the status pages it is no sidecar
