@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -135,7 +136,7 @@ func (b *bed) startOrigin() (addr string, err error) {
 
 // startDirect starts the server itself where the proxies would be.
 func (b *bed) startDirect(ctx context.Context) (err error) {
-	if b.addr, err = freeAddr(); err != nil {
+	if b.addr, err = b.h.freeAddr(); err != nil {
 		return err
 	}
 	self, err := os.Executable()
@@ -152,7 +153,7 @@ func (b *bed) startDirect(ctx context.Context) (err error) {
 // start starts a proxy, waits until it answers, and returns where it listens.
 func (b *bed) start(ctx context.Context, h hop) (addr string, err error) {
 	h.ids, h.http = b.h.ids, b.scene.http
-	if h.listen, err = freeAddr(); err != nil {
+	if h.listen, err = b.h.freeAddr(); err != nil {
 		return "", err
 	}
 	if h.dir, err = os.MkdirTemp(b.h.dir, b.peer.name+"-"); err != nil {
@@ -300,11 +301,18 @@ func (b *bed) logs() string {
 	return all
 }
 
-func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// Ports of proxies are below those that the kernel gives to connections: else
+// a client's may be taken between the choice and the listening.
+const firstPort, lastPort = 12000, 32000
+
+// freeAddr is an address that nobody listens at; each is another.
+func (h *harness) freeAddr() (string, error) {
+	for h.port < lastPort {
+		h.port++
+		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", h.port)); err == nil {
+			defer ln.Close()
+			return ln.Addr().String(), nil
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return "", errors.New("no port is free")
 }

@@ -64,7 +64,7 @@ func saturate(conns int) func(context.Context, *bed) (values, error) {
 			}, func() { c.Close() })
 		}
 		w, err := b.during(ctx, b.h.time, &turns)
-		if broken := load.end(); err == nil {
+		if broken := load.end(); broken != nil {
 			err = broken
 		}
 		if err != nil {
@@ -103,7 +103,7 @@ func paced(rate, conns int) func(context.Context, *bed) (values, error) {
 		if err == nil {
 			err = times.await(ctx, total-times.skip)
 		}
-		if broken := load.end(); err == nil {
+		if broken := load.end(); broken != nil {
 			err = broken
 		}
 		if err != nil {

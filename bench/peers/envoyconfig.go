@@ -9,7 +9,8 @@ import (
 
 // envoyTemplate is the configuration of outrider and Envoy, the same file for
 // both. Buffers and limits are the defaults, but for the circuit breaker, which
-// would stop at 1024 connections.
+// would stop at 1024 connections, and for the sessions kept, of which 1 is not
+// enough for several connections at a time.
 const envoyTemplate = `
 {{- define "tls" -}}
           common_tls_context:
@@ -31,6 +32,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: bench
+          generate_request_id: false # nginx and haproxy make none either
           route_config:
             virtual_hosts:
             - {name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: next}}]}
@@ -70,6 +72,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
           sni: ` + serverName + `
+          max_session_keys: 64
           {{template "tls" .}}
     {{- end}}
 `

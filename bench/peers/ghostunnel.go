@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 )
 
 // ghostunnelPeer is $GHOSTUNNEL. It chooses ciphers by the hardware, as all Go
@@ -29,6 +30,8 @@ func ghostunnelPeer(ctx context.Context) *peer {
 	if binary == "" {
 		return p.found("", errors.New("GHOSTUNNEL is not set to its binary"))
 	}
-	p.version = output(ctx, binary, "--version")
+	if f := strings.Fields(output(ctx, binary, "--version")); len(f) > 1 {
+		p.version = f[1] // rev VERSION built with ...
+	}
 	return p.found(binary, nil)
 }

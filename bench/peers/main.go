@@ -22,7 +22,6 @@ type options struct {
 	time        time.Duration
 	docs        string
 	render      bool
-	dry         bool
 }
 
 func main() {
@@ -60,6 +59,7 @@ func run() error {
 	r, err := measureAll(ctx, o, cores)
 	if r != nil {
 		print(r)
+		printBehind(r)
 		if o.docs != "" {
 			err = errors.Join(err, r.save(o.docs+"/performance.json"), render(r, o.docs))
 		}
@@ -74,7 +74,8 @@ type harness struct {
 	dir      string
 	warmUp   time.Duration
 	time     time.Duration
-	verified map[string]bool
+	verified map[string]bool // what is checked already, and need not be again
+	port     int             // the last that a proxy was given
 }
 
 // paceTime is how long latencies are measured: long enough for a 99.9th
@@ -90,7 +91,7 @@ func measureAll(ctx context.Context, o options, c cores) (*results, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	h := &harness{cores: c, dir: dir, warmUp: 300 * time.Millisecond, time: o.time, verified: map[string]bool{}}
+	h := &harness{cores: c, dir: dir, warmUp: 300 * time.Millisecond, time: o.time, verified: map[string]bool{}, port: firstPort + os.Getpid()%10000}
 	if h.ids, err = newIdentities(dir); err != nil {
 		return nil, err
 	}
@@ -145,8 +146,8 @@ func (r *results) one(ctx context.Context, h *harness, p *peer, w row, round int
 		fmt.Fprintf(os.Stderr, "%d  %-28s %-12s%s\n", round+1, w.id, p.name, v)
 	}
 	if err != nil {
-		err = fmt.Errorf("%s: %w", w.id, err)
 		r.Gaps = append(r.Gaps, gap{w.id, p.name, firstLine(err.Error())})
+		err = fmt.Errorf("%s: %w", w.id, err)
 		fmt.Fprintln(os.Stderr, "peers:", err)
 	}
 	return err

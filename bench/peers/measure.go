@@ -19,7 +19,7 @@ type window struct {
 	proxy, loader time.Duration // CPU time
 }
 
-// during counts over d, after the warm-up.
+// during counts over d, after the warm-up. That nothing is done is an error.
 func (b *bed) during(ctx context.Context, d time.Duration, count *atomic.Int64) (w window, err error) {
 	if err := sleep(ctx, b.h.warmUp); err != nil {
 		return w, err
@@ -39,6 +39,9 @@ func (b *bed) during(ctx context.Context, d time.Duration, count *atomic.Int64) 
 	w.count, w.elapsed = count.Load()-n, time.Since(begin)
 	if w.proxy, err = b.cpu(); err != nil {
 		return w, err
+	}
+	if w.count == 0 {
+		return w, fmt.Errorf("nothing was done in %s", w.elapsed)
 	}
 	w.loader, err = cpuTime(0)
 	w.proxy, w.loader = w.proxy-proxy, w.loader-loader
@@ -135,14 +138,11 @@ func bulk(ask byte, conns int) func(context.Context, *bed) (values, error) {
 			}, func() { c.Close() })
 		}
 		w, err := b.during(ctx, b.h.time, &moved)
-		if broken := load.end(); err == nil {
+		if broken := load.end(); broken != nil {
 			err = broken
 		}
 		if err != nil {
 			return nil, err
-		}
-		if w.count == 0 {
-			return nil, fmt.Errorf("nothing moved in %s", w.elapsed)
 		}
 		gb := float64(w.count) / 1e9
 		return w.busy(values{"gbps": gb / w.elapsed.Seconds(), "cpu_s_per_gb": w.proxy.Seconds() / gb}), nil
@@ -179,7 +179,7 @@ func connections(resume bool) func(context.Context, *bed) (values, error) {
 			}, nil)
 		}
 		w, err := b.during(ctx, b.h.time, &made)
-		if broken := load.end(); err == nil {
+		if broken := load.end(); broken != nil {
 			err = broken
 		}
 		if err != nil {

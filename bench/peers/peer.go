@@ -117,7 +117,8 @@ func envoyPeer(ctx context.Context) *peer {
 		return p.found("", errors.New("ENVOY is not set to its binary"))
 	}
 	text := output(ctx, binary, "--version")
-	if f := strings.Split(text, "/"); len(f) > 1 {
+	_, after, _ := strings.Cut(text, "version: ") // HASH/1.40.0/Clean/RELEASE/BoringSSL
+	if f := strings.Split(after, "/"); len(f) > 1 {
 		p.version = f[1]
 	}
 	if p.version == "" {

@@ -18,18 +18,16 @@ type row struct {
 	measure   func(context.Context, *bed) (values, error)
 }
 
-// Rates of the latency rows, which every peer carries with ease, in messages
-// and requests a second.
-const (
-	echoRate    = 4000
-	requestRate = 2000
-)
+// echoRate is of the latency rows, which every peer carries with ease, in
+// messages a second.
+const echoRate = 4000
 
 var (
 	bulkMetrics = []metric{{"gbps", "GB/s", false, 2}, {"cpu_s_per_gb", "CPU-s/GB", true, 3}}
 	connMetrics = []metric{{"conns_per_cpu_s", "connections per CPU-s", false, 0}}
 	echoMetrics = []metric{{"per_s", "round trips/s", false, 0}, {"per_cpu_s", "round trips per CPU-s", false, 0}}
 	paceMetrics = []metric{{"p50_us", "p50 µs", true, 0}, {"p99_us", "p99 µs", true, 0}, {"p999_us", "p99.9 µs", true, 0}}
+	httpMetrics = []metric{{"per_cpu_s", "requests per CPU-s", false, 0}, {"per_s", "requests/s", false, 0}}
 	idleMetrics = []metric{{"kib_per_conn_2000", "KiB at 2,000", true, 1}, {"kib_per_conn_10000", "KiB at 10,000", true, 1}}
 	restMetrics = []metric{{"pss_mib", "memory MiB", true, 1}, {"ready_ms", "ready ms", true, 1}, {"binary_mib", "binary MiB", true, 1}}
 )
@@ -64,6 +62,11 @@ func allRows() []row {
 			row{id: "echo/" + string(s) + "/latency", title: name + ", 16 connections at 4,000 a second", scene: scene{shape: s}, metrics: paceMetrics, measure: paced(echoRate, 16)},
 		)
 	}
+	all = append(all,
+		row{id: "http/h1/8", title: "HTTP/1.1, 8 connections", scene: scene{shape: twoHops, http: "h1"}, metrics: httpMetrics, measure: requests(8, 1)},
+		row{id: "http/h2/8x16", title: "HTTP/2, 8 connections of 16 streams", scene: scene{shape: twoHops, http: "h2"}, metrics: httpMetrics, measure: requests(8, 16)},
+		row{id: "http/h2/1x1", title: "HTTP/2, 1 connection of 1 stream", scene: scene{shape: twoHops, http: "h2"}, metrics: httpMetrics, measure: requests(1, 1)},
+	)
 	for _, s := range []shape{terminate, twoHops} {
 		all = append(all, row{id: "idle/" + string(s), title: shapeTitles[s], scene: scene{shape: s}, metrics: idleMetrics, rounds: 2, measure: idleMemory(2000, 10000)})
 	}

@@ -64,3 +64,21 @@ func print(r *results) {
 		}
 	}
 }
+
+// printBehind writes where outrider is behind the best peer.
+func printBehind(r *results) {
+	first := true
+	for _, w := range allRows() {
+		for _, m := range w.metrics {
+			times, best, ok := r.against(w, m, contenders)
+			if !ok || times >= 1 {
+				continue
+			}
+			if first {
+				fmt.Println("\nbehind the best peer:")
+				first = false
+			}
+			fmt.Printf("  %-24s %-22s %.2f of %s\n", w.id, m.title, times, best)
+		}
+	}
+}

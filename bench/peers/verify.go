@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,25 +34,45 @@ func (b *bed) once(check string) bool {
 }
 
 // refusesStrangers checks that a client without a certificate, and one with
-// another authority's, get no answer.
+// another authority's, are not served, and that the right one is.
 func (b *bed) refusesStrangers(ctx context.Context, addr string) error {
 	if !b.once("clients") {
 		return nil
 	}
-	for name, certs := range map[string][]tls.Certificate{"no certificate": nil, "another authority's certificate": {b.h.ids.stranger}} {
+	for _, client := range []struct {
+		name   string
+		certs  []tls.Certificate
+		served bool
+	}{
+		{"no certificate", nil, false},
+		{"another authority's certificate", []tls.Certificate{b.h.ids.stranger}, false},
+		{"the right certificate", []tls.Certificate{b.h.ids.client}, true},
+	} {
 		config := b.h.ids.clientTLS(nil)
-		config.Certificates = certs
+		config.Certificates = client.certs
 		c, err := dial(ctx, addr, config)
-		if err != nil {
-			continue
+		served := err == nil && b.serves(c)
+		if err == nil {
+			c.Close()
 		}
-		answered := answers(c)
-		c.Close()
-		if answered {
-			return fmt.Errorf("it serves a client with %s", name)
+		if served != client.served {
+			return fmt.Errorf("a client with %s: served is %t, want %t", client.name, served, client.served)
 		}
 	}
 	return nil
+}
+
+// serves is whether the client of a connection is served: its byte comes back,
+// its request is answered with 200.
+func (b *bed) serves(c net.Conn) bool {
+	if b.scene.http == "" {
+		return answers(c)
+	}
+	_ = c.SetDeadline(time.Now().Add(answerTime))
+	if _, err := c.Write(http1Request()); err != nil {
+		return false
+	}
+	return readHTTP1(bufio.NewReader(c)) == nil
 }
 
 // refusesStrangeServers checks that nothing goes to a server with another
