@@ -147,3 +147,33 @@ func TestPrintConfigPrintsTheBootstrapOfIstiosAgent(t *testing.T) {
 		}
 	}
 }
+
+func TestDNSIsAnsweredWhereItIsCaptured(t *testing.T) {
+	plane := func(args ...string) *controlPlane {
+		_, p, err := istiodWith(t, append(args, "--istiod", "i:1")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if o, err := plane().dnsOptions(); o != nil || err != nil {
+		t.Errorf("without capture: %+v, %v", o, err)
+	}
+	t.Setenv("POD_NAMESPACE", "shop")
+	p := plane("--dns-capture")
+	o, err := p.dnsOptions()
+	if err != nil || o == nil || o.Namespace != "shop" || o.Domain != "shop.svc.cluster.local" || o.ForwardBeforeTable || p.node.Proto.GetMetadata().AsMap()["DNS_CAPTURE"] != "true" {
+		t.Errorf("%v, %+v", err, o)
+	}
+	t.Setenv("ISTIO_META_DNS_CAPTURE", "true")
+	t.Setenv("DNS_PROXY_ADDR", "127.0.0.1:53")
+	t.Setenv("DNS_FORWARD_TIMEOUT", "2s")
+	p = plane()
+	if o, err = p.dnsOptions(); err != nil || o == nil || o.Listen[0] != "127.0.0.1:53" || !o.ForwardBeforeTable || o.Timeout.Seconds() != 2 {
+		t.Errorf("%v, %+v", err, o)
+	}
+	t.Setenv("DNS_FORWARD_TIMEOUT", "2")
+	if _, err = p.dnsOptions(); err == nil || !strings.Contains(err.Error(), "DNS_FORWARD_TIMEOUT") {
+		t.Errorf("%v", err)
+	}
+}
