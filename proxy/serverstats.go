@@ -194,6 +194,16 @@ func showing(cfg *config.StatsConfig) stats.Showing {
 	for _, t := range cfg.Tags {
 		out.Tags = append(out.Tags, stats.Tag{Name: t.Name, Regex: t.Regex, Value: t.Fixed})
 	}
+	if len(cfg.Buckets) > 0 {
+		out.Bounds = func(name string) []float64 {
+			for _, b := range cfg.Buckets {
+				if b.Match.Match(name) {
+					return b.Bounds
+				}
+			}
+			return nil
+		}
+	}
 	matches := func(list []certs.StringMatcher, name string) bool {
 		return slices.ContainsFunc(list, func(m certs.StringMatcher) bool { return m.Match(name) })
 	}

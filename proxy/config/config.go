@@ -58,6 +58,13 @@ type StatsConfig struct {
 	OwnTagsOnly bool
 	Tags        []StatsTag
 	Matcher     StatsMatcher
+	Buckets     []HistogramBuckets // the first that matches counts
+}
+
+// HistogramBuckets is HistogramBucketSettings; Bounds ascend.
+type HistogramBuckets struct {
+	Match  certs.StringMatcher
+	Bounds []float64
 }
 
 // StatsTag is TagSpecifier: what the first group of an expression finds in a

@@ -22,6 +22,7 @@ type Histogram struct {
 	zero    atomic.Uint64
 	sum     atomic.Uint64
 	decades [decades]atomic.Pointer[decade]
+	upper   []float64 // its bounds, ascending; nil: bounds
 
 	mu       sync.Mutex
 	flushed  []bin // guarded by mu; all that was there at the last flush
@@ -148,12 +149,20 @@ func quantile(bins []bin, q float64) float64 {
 	return math.NaN()
 }
 
+// limits are the bounds of h.
+func (h *Histogram) limits() []float64 {
+	if h.upper == nil {
+		return bounds[:]
+	}
+	return h.upper
+}
+
 // below are the cumulative counts of the bounds. A bin that contains its bound
 // counts whole, as in Envoy.
-func below(bins []bin) [len(bounds)]uint64 {
-	var out [len(bounds)]uint64
+func below(bins []bin, bounds []float64) []uint64 {
+	out := make([]uint64, len(bounds))
 	for _, b := range bins {
-		i, _ := slices.BinarySearch(bounds[:], b.low)
+		i, _ := slices.BinarySearch(bounds, b.low)
 		for ; i < len(out); i++ {
 			out[i] += b.count
 		}
@@ -162,8 +171,8 @@ func below(bins []bin) [len(bounds)]uint64 {
 }
 
 // disjoint are the counts between two bounds.
-func disjoint(cumulative [len(bounds)]uint64) [len(bounds)]uint64 {
-	out := cumulative
+func disjoint(cumulative []uint64) []uint64 {
+	out := slices.Clone(cumulative)
 	for i := 1; i < len(out); i++ {
 		out[i] -= cumulative[i-1]
 	}

@@ -87,12 +87,13 @@ func histogramsJSON(all []*metric, b Buckets) any {
 	case Cumulative, Disjoint:
 		out := []bucketsJSON{}
 		for _, m := range all {
-			last, ever := below(m.histogram.last()), below(m.histogram.bins())
+			limits := m.histogram.limits()
+			last, ever := below(m.histogram.last(), limits), below(m.histogram.bins(), limits)
 			if b == Disjoint {
 				last, ever = disjoint(last), disjoint(ever)
 			}
 			one := bucketsJSON{Name: m.name}
-			for i, bound := range bounds {
+			for i, bound := range limits {
 				one.Buckets = append(one.Buckets, bucketJSON{bound, last[i], ever[i]})
 			}
 			out = append(out, one)

@@ -105,7 +105,7 @@ func (r *Registry) hold(l Labelled, k kind) (*metric, func()) {
 			return nil, func() {}
 		}
 		made := metric{kind: k, name: l.text(), promName: l.Name, labels: l.Labels, foreign: true}
-		m = &labelled{metric: *made.fill()}
+		m = &labelled{metric: *made.fill(r)}
 		if r.labelled == nil {
 			r.labelled = map[labelledKey]*labelled{}
 		}

@@ -101,8 +101,9 @@ func (m *metric) exposed(labels []Label, b Buckets) (dto.MetricType, *dto.Metric
 func (h *Histogram) exposed() *dto.Histogram {
 	all := h.bins()
 	out := &dto.Histogram{SampleCount: proto.Uint64(total(all)), SampleSum: proto.Float64(float64(h.sum.Load()))}
-	for i, n := range below(all) {
-		out.Bucket = append(out.Bucket, &dto.Bucket{UpperBound: proto.Float64(bounds[i]), CumulativeCount: proto.Uint64(n)})
+	limits := h.limits()
+	for i, n := range below(all, limits) {
+		out.Bucket = append(out.Bucket, &dto.Bucket{UpperBound: proto.Float64(limits[i]), CumulativeCount: proto.Uint64(n)})
 	}
 	return out
 }

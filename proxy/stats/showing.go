@@ -14,6 +14,9 @@ type Showing struct {
 	// use_all_default_tags).
 	OwnTagsOnly bool
 	Tags        []Tag
+	// Bounds are the buckets of a histogram of that text name, ascending; nil are
+	// Envoy's. It is asked when the histogram is made.
+	Bounds func(name string) []float64
 }
 
 // Tag is a label that is found in text names: what the first group of the
@@ -25,13 +28,23 @@ type Tag struct {
 	Value string
 }
 
-// Show has metrics shown as s says, from now on.
+// Show has metrics shown as s says, from now on. It is called before there are
+// any.
 func (r *Registry) Show(s Showing) { r.showing.Store(&s) }
 
 // shows reports whether a metric is shown at all.
 func (r *Registry) shows(name string) bool {
 	s := r.showing.Load()
 	return s == nil || s.Keep == nil || s.Keep(name)
+}
+
+// boundsOf are the bounds of a histogram; nil for Envoy's.
+func (r *Registry) boundsOf(name string) []float64 {
+	s := r.showing.Load()
+	if s == nil || s.Bounds == nil {
+		return nil
+	}
+	return s.Bounds(name)
 }
 
 // tagged is the name for Prometheus, without "envoy_", and the labels of m.

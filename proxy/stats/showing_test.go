@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
@@ -85,6 +86,39 @@ func TestTagsOfOnesOwnAreFoundInNames(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
+	}
+}
+
+func TestAHistogramHasTheBucketsOfItsName(t *testing.T) {
+	r := New()
+	r.Show(Showing{Bounds: func(name string) []float64 {
+		if strings.HasPrefix(name, "istiocustom") {
+			return []float64{2, 100}
+		}
+		return nil
+	}})
+	h, _ := r.HoldHistogram(istio())
+	for _, v := range []uint64{1, 50, 1000} {
+		h.Record(v)
+	}
+	r.Scope("x").Histogram("y").Record(1)
+	got := shown(t, r, forPrometheus)
+	for _, want := range []string{`istio_requests_total_bucket{le="2"} 1`, `istio_requests_total_bucket{le="100"} 2`, `istio_requests_total_bucket{le="+Inf"} 3`, `envoy_x_y_bucket{le="3.6e+06"} 1`} {
+		if !strings.Contains(got, want+"\n") {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, `istio_requests_total_bucket{le="1"}`) {
+		t.Error("there are Envoy's buckets too")
+	}
+	for b, want := range map[Buckets]string{Cumulative: "B2(0,1) B100(0,2)", Disjoint: "B2(0,1) B100(0,1)"} {
+		var text, json strings.Builder
+		if err := errors.Join(r.Text(&text, Query{Buckets: b}), r.JSON(&json, Query{Buckets: b})); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(text.String(), want) || !strings.Contains(json.String(), `"upper_bound":100`) {
+			t.Errorf("text %s, JSON %s", text.String(), json.String())
+		}
 	}
 }
 

@@ -173,18 +173,18 @@ func (s *Scope) metric(m metric) *metric {
 	if n.metrics == nil {
 		n.metrics = map[key]*metric{}
 	}
-	n.metrics[k] = m.fill()
+	n.metrics[k] = m.fill(r)
 	return n.metrics[k]
 }
 
-func (m metric) fill() *metric {
+func (m metric) fill(r *Registry) *metric {
 	switch m.kind {
 	case counterKind:
 		m.counter = &Counter{}
 	case gaugeKind:
 		m.gauge = &Gauge{}
 	case histogramKind:
-		m.histogram = &Histogram{}
+		m.histogram = &Histogram{upper: r.boundsOf(m.name)}
 	case textKind:
 		m.text = &TextReadout{}
 	}

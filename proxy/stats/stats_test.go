@@ -65,7 +65,7 @@ func TestValuesOnABoundAreNotAboveIt(t *testing.T) {
 		var h Histogram
 		h.Record(uint64(b))
 		h.Record(uint64(b) * 2)
-		if got := below(h.bins())[i+1]; got != 1 {
+		if got := below(h.bins(), h.limits())[i+1]; got != 1 {
 			t.Errorf("%v and its double: %d not above %v, want 1", b, got, b)
 		}
 	}

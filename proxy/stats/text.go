@@ -54,9 +54,9 @@ func (h *Histogram) shown(b Buckets) string {
 	last := h.last()
 	switch b {
 	case Cumulative:
-		return " " + boundsText(below(last), below(all))
+		return " " + boundsText(h.limits(), below(last, h.limits()), below(all, h.limits()))
 	case Disjoint:
-		return " " + boundsText(disjoint(below(last)), disjoint(below(all)))
+		return " " + boundsText(h.limits(), disjoint(below(last, h.limits())), disjoint(below(all, h.limits())))
 	case Detailed:
 		return "\n  totals=" + binsText(all) + "\n  intervals=" + binsText(last) + "\n  summary=" + quantilesText(last, all)
 	case Unset, Summary:
@@ -72,7 +72,7 @@ func quantilesText(last, all []bin) string {
 	return strings.Join(out, " ")
 }
 
-func boundsText(last, all [len(bounds)]uint64) string {
+func boundsText(bounds []float64, last, all []uint64) string {
 	out := make([]string, 0, len(bounds))
 	for i, b := range bounds {
 		out = append(out, fmt.Sprintf("B%.6g(%d,%d)", b, last[i], all[i]))

@@ -1,7 +1,9 @@
 package decode
 
 import (
+	"math"
 	"regexp"
+	"slices"
 	"strings"
 
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
@@ -16,6 +18,9 @@ func (d *decoder) stats(c *metricsv3.StatsConfig, place at) config.StatsConfig {
 	for i, t := range c.GetStatsTags() {
 		out.Tags = append(out.Tags, statsTag(t, place.item("stats_tags", i)))
 	}
+	for i, b := range c.GetHistogramBucketSettings() {
+		out.Buckets = append(out.Buckets, d.buckets(b, place.item("histogram_bucket_settings", i)))
+	}
 	place = place.in("stats_matcher")
 	switch m := c.GetStatsMatcher().GetStatsMatcher().(type) {
 	case *metricsv3.StatsMatcher_RejectAll:
@@ -24,6 +29,17 @@ func (d *decoder) stats(c *metricsv3.StatsConfig, place at) config.StatsConfig {
 		out.Matcher.Exclude = d.patterns(m.ExclusionList, place.in("exclusion_list"))
 	case *metricsv3.StatsMatcher_InclusionList:
 		out.Matcher.Include = d.patterns(m.InclusionList, place.in("inclusion_list"))
+	}
+	return out
+}
+
+func (d *decoder) buckets(b *metricsv3.HistogramBucketSettings, place at) config.HistogramBuckets {
+	out := config.HistogramBuckets{Match: *d.stringMatcher(b.GetMatch(), place.in("match")), Bounds: slices.Sorted(slices.Values(b.GetBuckets()))}
+	if slices.ContainsFunc(out.Bounds, math.IsNaN) { // the rules of the message let it through
+		place.in("buckets").bad("NaN is no number")
+	}
+	if len(out.Bounds) == 0 {
+		place.in("buckets").bad("is empty")
 	}
 	return out
 }

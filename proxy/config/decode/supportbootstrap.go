@@ -15,7 +15,7 @@ const (
 // everywhere.
 var bootstrapSupport = map[protoreflect.FullName]fields{
 	"envoy.config.bootstrap.v3.Bootstrap": {
-		works: "node static_resources dynamic_resources layered_runtime admin overload_manager stats_config",
+		works: "node static_resources dynamic_resources layered_runtime admin overload_manager stats_config bootstrap_extensions cluster_manager",
 		ignored: map[string]string{
 			"node_context_params":              "is for xdstp:// names, which are refused where they are used",
 			"flags_path":                       "names files of Envoy's runtime flags",
@@ -37,7 +37,6 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 		},
 		refused: map[string]string{
 			"hds_config":           "health discovery is not implemented",
-			"bootstrap_extensions": "no extension of the process is implemented",
 			"default_regex_engine": "expressions are always RE2",
 			"header_prefix":        "headers of Envoy begin with x-envoy",
 		},
@@ -54,8 +53,11 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 		},
 	},
 	"envoy.config.metrics.v3.StatsConfig": {
-		works:   "stats_tags use_all_default_tags stats_matcher",
-		ignored: map[string]string{"histogram_bucket_settings": telemetry},
+		works: "stats_tags use_all_default_tags stats_matcher histogram_bucket_settings",
+	},
+	"envoy.config.metrics.v3.HistogramBucketSettings": {
+		works:   "match buckets",
+		ignored: map[string]string{"bins": "tunes Envoy's histograms"},
 	},
 	"envoy.config.metrics.v3.TagSpecifier":     {works: "tag_name regex fixed_value"},
 	"envoy.config.metrics.v3.StatsMatcher":     {works: "reject_all exclusion_list inclusion_list"},
