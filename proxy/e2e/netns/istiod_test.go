@@ -55,6 +55,7 @@ func newMesh(t *testing.T, policy string, o istiodtest.Options) *mesh {
 	m := &mesh{world: w, replays: map[string]*xdstest.Replay{}, application: make(chan http.Header, 1), istiodHost: w.host("istiod", 4)}
 	for _, name := range []string{"uc", "user-web"} {
 		m.replays[name] = xdstest.NewReplay(t, fmt.Sprintf("../../config/decode/testdata/istiod/%s-%s-delta", policy, name), true)
+		m.replays[name].Add(t, "../../dns/testdata/nds.pb")
 	}
 	o.Serves = func(node string) *xdstest.Script {
 		if strings.Contains(node, "~uc-1.dev~") {
@@ -139,11 +140,27 @@ func (m *mesh) start(h *host, pod, account string) *sidecar {
 	}
 	m.istiod.Root(m.t, h.dir)
 	m.istiod.Token(m.t, h.dir, id)
-	m.rules(h)
+	m.rules(h, "--redirect-dns", "--capture-all-dns")
 	p := h.start(m.t, proxyUser, "/usr/bin/env", "POD_NAME="+pod, "POD_NAMESPACE=dev", "SERVICE_ACCOUNT="+account,
-		m.outrider, "sidecar", "--istiod", "10.4.0.1:15012", "--istiod-server-name", istiodtest.Name, "--ca-root-cert", "root-cert.pem", "--token-path", "istio-token",
+		m.outrider, "sidecar", "--istiod", "10.4.0.1:15012", "--istiod-server-name", istiodtest.Name, "--ca-root-cert", "root-cert.pem", "--token-path", "istio-token", "--dns-capture",
 		"--file-flush-interval-msec", "20", "-l", "debug")
 	return &sidecar{program: p, w: m.world, host: h}
+}
+
+// resolve is what an application of h hears of a name. The server that it asks
+// does not exist.
+func (m *mesh) resolve(h *host, name string) []string {
+	m.t.Helper()
+	r := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return h.Connect(netnstest.Dial{User: appUser, UDP: true}, "10.96.0.53:53")
+	}}
+	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	defer cancel()
+	out, err := r.LookupHost(ctx, name)
+	if err != nil {
+		m.t.Errorf("%s: %s: %v", h.Name, name, err)
+	}
+	return out
 }
 
 // call makes a request from a sidecar's host, as its application.
@@ -229,6 +246,15 @@ func TestRecordedPushesMakeAMesh(t *testing.T) {
 	m.lines(m.web)
 	m.plaintext(true)
 	m.wire()
+	m.names()
+}
+
+// names wants istiod's names from the sidecar.
+func (m *mesh) names() {
+	m.t.Helper()
+	if got := m.resolve(m.web.host, ucHost+"."); !slices.Equal(got, []string{vip}) {
+		m.t.Errorf("%s is %q, not %s", ucHost, got, vip)
+	}
 }
 
 // lines has a conversation over TCP.
@@ -329,6 +355,7 @@ func TestTrafficGoesOnWithoutIstiodAndCertificatesAreRenewedAfterIt(t *testing.T
 		t.Errorf("%d %q %v", code, body, seen)
 	}
 	m.web.ready()
+	m.names()
 	m.istiod.Start(t)
 	m.web.until("streams that certificates have opened", func() bool {
 		all := m.istiod.Streams()[before:]

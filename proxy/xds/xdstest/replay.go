@@ -46,6 +46,21 @@ func NewReplay(t testing.TB, prefix string, delta bool) *Replay {
 	return r
 }
 
+// Add reads one more recorded answer, of state of the world, from a file.
+func (r *Replay) Add(t testing.TB, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.read(data, false); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// read needs mu, once there are streams.
 func (r *Replay) read(data []byte, delta bool) error {
 	if delta {
 		m := &discoveryv3.DeltaDiscoveryResponse{}
