@@ -141,7 +141,7 @@ func (m *mesh) start(h *host, pod, account string) *sidecar {
 	m.istiod.Root(m.t, h.dir)
 	m.istiod.Token(m.t, h.dir, id)
 	m.rules(h, "--redirect-dns", "--capture-all-dns")
-	p := h.start(m.t, proxyUser, "/usr/bin/env", "POD_NAME="+pod, "POD_NAMESPACE=dev", "SERVICE_ACCOUNT="+account,
+	p := h.start(m.t, proxyUser, "/usr/bin/env", "POD_NAME="+pod, "POD_NAMESPACE=dev", "SERVICE_ACCOUNT="+account, "ISTIO_META_WORKLOAD_NAME="+h.Name,
 		m.outrider, "sidecar", "--istiod", "10.4.0.1:15012", "--istiod-server-name", istiodtest.Name, "--ca-root-cert", "root-cert.pem", "--token-path", "istio-token", "--dns-capture",
 		"--file-flush-interval-msec", "20", "-l", "debug")
 	return &sidecar{program: p, w: m.world, host: h}
@@ -247,6 +247,19 @@ func TestRecordedPushesMakeAMesh(t *testing.T) {
 	m.plaintext(true)
 	m.wire()
 	m.names()
+	m.counted(m.uc, "istio_requests_total", `reporter="destination"`, `source_workload="user-web"`, `destination_workload="uc"`,
+		`source_principal="spiffe://cluster.local/ns/dev/sa/default"`, `connection_security_policy="mutual_tls"`, `response_code="200"`)
+	m.counted(m.web, "istio_requests_total", `reporter="source"`, `source_workload="user-web"`, `destination_workload="uc"`, `destination_service="uc.dev.svc.cluster.local"`, `response_code="200"`)
+	m.counted(m.uc, "istio_tcp_connections_opened_total", `source_workload="user-web"`, `destination_workload="uc"`)
+}
+
+// counted waits for a metric with all the labels on a sidecar's page.
+func (m *mesh) counted(s *sidecar, words ...string) {
+	m.t.Helper()
+	s.until(fmt.Sprintf("metric with %q", words), func() bool {
+		code, text, err := s.get("127.0.0.1:15090/stats/prometheus")
+		return err == nil && code == http.StatusOK && hasLine(text, words)
+	})
 }
 
 // names wants istiod's names from the sidecar.
