@@ -23,6 +23,7 @@ func (d *decoder) bootstrap(b *bootstrapv3.Bootstrap, place at) *config.Bootstra
 	}
 	d.layers(b.GetLayeredRuntime(), out, place.in("layered_runtime"))
 	d.limits(b, out, place)
+	d.extensions(b, place)
 	out.Stats = d.stats(b.GetStatsConfig(), place.in("stats_config"))
 	out.Admin = d.admin(b.GetAdmin(), place.in("admin"))
 	static := place.in("static_resources")

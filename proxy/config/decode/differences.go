@@ -27,7 +27,7 @@ var differences = []difference{
 	{"redirect_response_codes", "that are no redirects are refused; Envoy leaves them out."},
 	{"jwt_authn", "refuses a requirement that is empty within requires_any and requires_all, and what Envoy does not look at in the match of a rule. A token that no key could save does not make us fetch keys. Where a parameter with a token is removed, the others stay as they are; Envoy decodes them."},
 	{"ext_authz", "without a service is refused; in Envoy nobody is asked. gRPC goes to clusters only. An answer of status OK with a denied_response is no answer; in Envoy the request goes on. Query parameters that it sets are encoded. Fields that cannot be written are ext_authz_invalid, validate_mutations or not. emit_filter_state_stats is refused."},
-	{"compressor", "compresses requests by the limits of responses: others are refused, and so is brotli. Its counters have the direction in their names, as with response_direction_config."},
+	{"compressor", "compresses requests by the limits of responses: others are refused. One of brotli compresses nothing: responses go by another compressor, or as they are; for requests it is refused. Its counters have the direction in their names, as with response_direction_config."},
 	{"access logs of requests", "have - for bytes on the upstream's wire, which are not counted; an upstream connection has a number only among those of requests. %OUTRIDER_UPSTREAM_CLOSE% is ours (why-503.md)."},
 	{"hpack_table_size", "0 is refused."},
 	{"session_ticket_keys", "are hashed into crypto/tls's keys: tickets are not exchanged with an Envoy that has the same keys."},

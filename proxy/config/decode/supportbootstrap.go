@@ -15,7 +15,7 @@ const (
 // everywhere.
 var bootstrapSupport = map[protoreflect.FullName]fields{
 	"envoy.config.bootstrap.v3.Bootstrap": {
-		works: "node static_resources dynamic_resources layered_runtime admin overload_manager stats_config",
+		works: "node static_resources dynamic_resources layered_runtime admin overload_manager stats_config bootstrap_extensions cluster_manager",
 		ignored: map[string]string{
 			"node_context_params":              "is for xdstp:// names, which are refused where they are used",
 			"flags_path":                       "names files of Envoy's runtime flags",
@@ -37,7 +37,6 @@ var bootstrapSupport = map[protoreflect.FullName]fields{
 		},
 		refused: map[string]string{
 			"hds_config":           "health discovery is not implemented",
-			"bootstrap_extensions": "no extension of the process is implemented",
 			"default_regex_engine": "expressions are always RE2",
 			"header_prefix":        "headers of Envoy begin with x-envoy",
 		},

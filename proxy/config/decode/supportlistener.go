@@ -11,11 +11,12 @@ var listenerSupport = map[protoreflect.FullName]fields{
 			"continue_on_listener_filters_timeout transparent freebind socket_options traffic_direction " +
 			"per_connection_buffer_limit_bytes enable_reuse_port access_log tcp_backlog_size bind_to_port ignore_global_conn_limit tcp_keepalive metadata",
 		ignored: map[string]string{
-			"stats_matcher":              telemetry,
-			"drain_type":                 "connections are told to go when their listener or the server goes, and have the drain time in any case",
-			"reuse_port":                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
-			"connection_balance_config":  noWorkers,
-			"tcp_fast_open_queue_length": "saves a round trip where both sides can; connections work without",
+			"stats_matcher":                              telemetry,
+			"bypass_overload_manager":                    "the overload manager limits connections only, and ignore_global_conn_limit says whether these count",
+			"drain_type":                                 "connections are told to go when their listener or the server goes, and have the drain time in any case",
+			"reuse_port":                                 "is deprecated and without effect in Envoy too: enable_reuse_port counts",
+			"connection_balance_config":                  noWorkers,
+			"tcp_fast_open_queue_length":                 "saves a round trip where both sides can; connections work without",
 			"max_connections_to_accept_per_socket_event": noWorkers,
 		},
 		refused: map[string]string{

@@ -19,11 +19,15 @@ import (
 // have, in the filter state.
 const offersKey = "outrider.compressors"
 
-// New makes the filter of a *config.Compressor, of the library gzip or zstd.
+// New makes the filter of a *config.Compressor, of the library gzip or zstd; one
+// of brotli compresses nothing.
 func New(cfg *config.HTTPFilter, d filter.Deps) (filter.Factory, error) {
 	c, ok := cfg.Config.(*config.Compressor)
 	if !ok {
 		return nil, fmt.Errorf("%T is no configuration of compressor", cfg.Config)
+	}
+	if c.Library == "brotli" {
+		return newAbsent(c)
 	}
 	l, err := newLibrary(c.Library, c.Level)
 	if err != nil {
@@ -80,7 +84,9 @@ func (f *factory) New(s filter.Stream) filter.Filter {
 }
 
 // Check is filter.Checker.
-func (f *factory) Check(o *config.FilterOverride) error {
+func (f *factory) Check(o *config.FilterOverride) error { return checkOverride(o) }
+
+func checkOverride(o *config.FilterOverride) error {
 	if _, ok := o.Config.(*config.CompressorOverride); !ok && o.Config != nil {
 		return fmt.Errorf("%T is not of compressor", o.Config)
 	}

@@ -263,10 +263,40 @@ func TestRoutesMayTurnItOff(t *testing.T) {
 func TestLibrariesThatAreNotThereAreRefusedByName(t *testing.T) {
 	for library, level := range map[string]int{"brotli": 3, "lz4": 0, "gzip": 99} {
 		c := base()
-		c.Library, c.Level = library, level
+		c.Library, c.Level, c.Request = library, level, library == "brotli"
 		if _, err := compressor.New(&config.HTTPFilter{Config: c}, filtertest.Deps(stats.New())); err == nil || !strings.Contains(err.Error(), library) {
 			t.Errorf("%s at level %d: got %v", library, level, err)
 		}
+	}
+}
+
+// A chain as Istio's bootstrap has it: brotli stands before gzip.
+func TestACompressorOfBrotliLeavesResponsesToTheOthers(t *testing.T) {
+	br := base()
+	br.Library, br.Level, br.ChooseFirst = "brotli", 3, true
+	first, _ := made(t, br)
+	second, _ := made(t, base())
+	for accept, want := range map[string]string{"br, gzip;q=0.5": "gzip", "br": "", "gzip": "gzip", "*": "gzip"} {
+		a, b := filtertest.New(t), filtertest.New(t)
+		b.StreamInfo = a.StreamInfo // two filters of one request
+		a.Start(first)
+		b.Start(second)
+		a.RequestHead(filtertest.Request("GET", "/", "accept-encoding", accept), true)
+		b.RequestHead(a.Up.Head, true)
+		b.ResponseHead(filtertest.Response(200, "content-type", "text/plain"), false)
+		if got := b.Down.Head.Fields.Value("content-encoding"); got != want {
+			t.Errorf("accept-encoding %q: content-encoding is %q, want %q", accept, got, want)
+		}
+		if b.Up.Head.Fields.Value("accept-encoding") != accept {
+			t.Errorf("accept-encoding %q did not go on", accept)
+		}
+	}
+	br.RemoveAccept = true
+	remover, _ := made(t, br)
+	s := filtertest.New(t).Start(remover)
+	s.RequestHead(filtertest.Request("GET", "/", "accept-encoding", "br"), true)
+	if s.Up.Head.Fields.Has("accept-encoding") {
+		t.Error("accept-encoding went on though it is to be removed")
 	}
 }
 

@@ -42,8 +42,6 @@ func newLibrary(name string, level int) (*library, error) {
 			return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
 				zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow))
 		}
-	case "brotli":
-		return nil, fmt.Errorf("compressor library brotli is not supported by outrider: use gzip or zstd")
 	default:
 		return nil, fmt.Errorf("compressor library %q is not known", name)
 	}
