@@ -182,14 +182,14 @@ func (b *bed) exec(ctx context.Context, argv, env []string, secure bool, addr st
 			return nil
 		}
 		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
 		case p.ended():
 			return fmt.Errorf("it ended: %s", p.cmd.ProcessState)
 		case time.Since(begin) > readyTime:
 			return fmt.Errorf("not ready in %s: %w", readyTime, err)
 		}
-		time.Sleep(time.Millisecond)
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
 	}
 }
 

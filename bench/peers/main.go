@@ -58,7 +58,7 @@ func run() error {
 	}
 	r, err := measureAll(ctx, o, cores)
 	if r != nil {
-		print(r)
+		printTable(r)
 		printBehind(r)
 		if o.docs != "" {
 			err = errors.Join(err, r.save(o.docs+"/performance.json"), render(r, o.docs))

@@ -38,8 +38,8 @@ func (r *results) of(row, peer, metric string) (spread, bool) {
 	return spread{(all[(n-1)/2] + all[n/2]) / 2, all[0], all[n-1]}, true
 }
 
-// print writes the medians to standard output.
-func print(r *results) {
+// printTable writes the medians to standard output.
+func printTable(r *results) {
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer t.Flush()
 	fmt.Fprint(t, "row\tfigure\t")

@@ -41,15 +41,17 @@ func (b *bed) refusesStrangers(ctx context.Context, addr string) error {
 	}
 	for _, client := range []struct {
 		name   string
-		certs  []tls.Certificate
+		cert   *tls.Certificate
 		served bool
 	}{
-		{"no certificate", nil, false},
-		{"another authority's certificate", []tls.Certificate{b.h.ids.stranger}, false},
-		{"the right certificate", []tls.Certificate{b.h.ids.client}, true},
+		{"no certificate", &tls.Certificate{}, false},
+		{"another authority's certificate", &b.h.ids.stranger, false},
+		{"the right certificate", &b.h.ids.client, true},
 	} {
 		config := b.h.ids.clientTLS(nil)
-		config.Certificates = client.certs
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return client.cert, nil // whatever authorities the server names
+		}
 		c, err := dial(ctx, addr, config)
 		served := err == nil && b.serves(c)
 		if err == nil {
