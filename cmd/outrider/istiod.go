@@ -41,6 +41,7 @@ type istiodFlags struct {
 	version, domain, nodeType string
 	labels, annotations, mesh string
 	dnsCapture                bool
+	resolvConf                string
 }
 
 func (f *istiodFlags) register(c *cobra.Command) {
@@ -55,6 +56,7 @@ func (f *istiodFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.annotations, "pod-annotations", node.AnnotationsPath, "its annotations, likewise")
 	fs.StringVar(&f.mesh, "mesh-config", node.MeshConfigPath, "the file of the mesh's configuration, whose defaultConfig is under $PROXY_CONFIG")
 	fs.BoolVar(&f.dnsCapture, "dns-capture", false, "answer DNS on :"+strconv.Itoa(sidecar.DNSPort)+" with istiod's table of names (also $ISTIO_META_DNS_CAPTURE=true)")
+	fs.StringVar(&f.resolvConf, "dns-resolv-conf", "", "the servers for all other names, and the search domains; \"\" is /etc/resolv.conf, or on port 53 "+resolvConfInstead+" if that is there")
 }
 
 // controlPlane is a sidecar's istiod.
@@ -100,7 +102,7 @@ func (f *sidecarFlags) plane(fs *pflag.FlagSet) (*controlPlane, error) {
 
 // withoutIstiod refuses flags that say something to istiod.
 func (f *sidecarFlags) withoutIstiod(fs *pflag.FlagSet) error {
-	for _, name := range []string{"istiod-server-name", "istiod-root-cert", "istio-version", "domain", "node-type", "pod-labels", "pod-annotations", "mesh-config", "dns-capture"} {
+	for _, name := range []string{"istiod-server-name", "istiod-root-cert", "istio-version", "domain", "node-type", "pod-labels", "pod-annotations", "mesh-config", "dns-capture", "dns-resolv-conf"} {
 		if fs.Changed(name) {
 			return &usageError{fmt.Errorf("--%s is for --istiod", name)}
 		}
@@ -249,12 +251,12 @@ func (p *controlPlane) dnsOptions() (*dns.Options, error) {
 	if !p.node.DNSCapture {
 		return nil, nil
 	}
-	o := &dns.Options{Namespace: p.node.Namespace, Domain: p.node.Domain}
+	o := &dns.Options{Namespace: p.node.Namespace, Domain: p.node.Domain, ResolvConf: p.flags.resolvConf}
 	if address := os.Getenv("DNS_PROXY_ADDR"); address != "" {
 		o.Listen = []string{address}
 		o.ForwardBeforeTable = strings.HasSuffix(address, ":53")
 	}
-	if _, err := os.Stat(resolvConfInstead); o.ForwardBeforeTable && err == nil {
+	if _, err := os.Stat(resolvConfInstead); o.ResolvConf == "" && o.ForwardBeforeTable && err == nil {
 		o.ResolvConf = resolvConfInstead
 	}
 	if text := os.Getenv("DNS_FORWARD_TIMEOUT"); text != "" {

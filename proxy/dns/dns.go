@@ -86,6 +86,7 @@ type Server struct {
 	flights     *flights
 	servers     *serverHealth
 	outgoing    *outgoing
+	tracking    *tracking
 	origin      originFinder
 }
 
@@ -115,8 +116,9 @@ func newServer(o Options) *Server {
 		slots:       make(chan struct{}, cmp.Or(o.MaxInFlight, defaultInFlight)),
 		connections: make(chan struct{}, cmp.Or(o.MaxConnections, defaultConnections)),
 		negatives:   newNegatives(), flights: newFlights(), servers: newServerHealth(), outgoing: newOutgoing(),
-		origin: systemOrigin{},
+		tracking: newTracking(o.Log),
 	}
+	s.origin = systemOrigin{s.tracking}
 	s.conf = &resolvConfFile{path: cmp.Or(o.ResolvConf, "/etc/resolv.conf"), port: 53, log: o.Log, changed: s.confChanged}
 	return s
 }
@@ -190,6 +192,7 @@ func (s *Server) Close() {
 	for _, l := range s.tcp {
 		l.Close()
 	}
+	s.tracking.Close()
 }
 
 // localOf is a socket's address, an IPv4 one as such.

@@ -12,15 +12,19 @@ type originFinder interface {
 	find(who client) (to netip.AddrPort, ok bool)
 }
 
-// systemOrigin asks the kernel, which tells it of TCP connections only: of a
-// UDP packet that REDIRECT took, the socket sees the changed destination
-// (SO_ORIGINAL_DST is for TCP and SCTP; IP_RECVORIGDSTADDR reads the packet).
-type systemOrigin struct{}
+// systemOrigin asks the kernel. A socket knows that of a TCP connection. Of a
+// UDP packet that REDIRECT took it sees the changed destination only
+// (SO_ORIGINAL_DST is for TCP and SCTP; IP_RECVORIGDSTADDR reads the packet as
+// it is), so connection tracking is asked.
+type systemOrigin struct{ tracking *tracking }
 
-func (systemOrigin) find(who client) (netip.AddrPort, bool) {
+func (o systemOrigin) find(who client) (to netip.AddrPort, ok bool) {
 	if who.tcp == nil {
-		return netip.AddrPort{}, false
+		to, ok = o.tracking.original(who.from, who.local)
+	} else {
+		var err error
+		to, ok, err = listener.OriginalDst(who.tcp)
+		ok = ok && err == nil
 	}
-	to, ok, err := listener.OriginalDst(who.tcp)
-	return to, err == nil && ok && to != who.local
+	return to, ok && to != who.local
 }
