@@ -27,7 +27,29 @@ func socketUnder[T any](c net.Conn) (found T, ok bool) {
 // cannot receive any more, before stop is called. It reads nothing: bytes and a
 // FIN of the peer stay where they are, and are not a reason. stop waits until
 // nothing of the watch runs; c must not be read from in between.
+//
+// It begins after watchAfter: most connects take less, and it costs as much as
+// they do.
 func watchReset(c net.Conn, gone func()) (stop func()) {
+	var end func()
+	started := make(chan struct{})
+	timer := time.AfterFunc(watchAfter, func() {
+		end = watchResetNow(c, gone)
+		close(started)
+	})
+	return func() {
+		if timer.Stop() {
+			return
+		}
+		<-started
+		end()
+	}
+}
+
+// watchAfter is how long a connect may take unwatched.
+const watchAfter = 5 * time.Millisecond
+
+func watchResetNow(c net.Conn, gone func()) (stop func()) {
 	sock, ok := socketUnder[syscall.Conn](c)
 	if !ok {
 		return func() {}
