@@ -41,6 +41,7 @@ type istiodFlags struct {
 	version, domain, nodeType string
 	labels, annotations, mesh string
 	dnsCapture                bool
+	cache                     string
 	resolvConf                string
 }
 
@@ -55,6 +56,7 @@ func (f *istiodFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.labels, "pod-labels", node.LabelsPath, "the pod's labels, a file of the downward API")
 	fs.StringVar(&f.annotations, "pod-annotations", node.AnnotationsPath, "its annotations, likewise")
 	fs.StringVar(&f.mesh, "mesh-config", node.MeshConfigPath, "the file of the mesh's configuration, whose defaultConfig is under $PROXY_CONFIG")
+	fs.StringVar(&f.cache, "xds-cache", "", "directory that keeps istiod's last good configuration, for a start without it (with --output-certs)")
 	fs.BoolVar(&f.dnsCapture, "dns-capture", false, "answer DNS on :"+strconv.Itoa(sidecar.DNSPort)+" with istiod's table of names (also $ISTIO_META_DNS_CAPTURE=true)")
 	fs.StringVar(&f.resolvConf, "dns-resolv-conf", "", "the servers for all other names, and the search domains; \"\" is /etc/resolv.conf, or on port 53 "+resolvConfInstead+" if that is there")
 }
@@ -102,7 +104,7 @@ func (f *sidecarFlags) plane(fs *pflag.FlagSet) (*controlPlane, error) {
 
 // withoutIstiod refuses flags that say something to istiod.
 func (f *sidecarFlags) withoutIstiod(fs *pflag.FlagSet) error {
-	for _, name := range []string{"istiod-server-name", "istiod-root-cert", "istio-version", "domain", "node-type", "pod-labels", "pod-annotations", "mesh-config", "dns-capture", "dns-resolv-conf"} {
+	for _, name := range []string{"istiod-server-name", "istiod-root-cert", "istio-version", "domain", "node-type", "pod-labels", "pod-annotations", "mesh-config", "dns-capture", "dns-resolv-conf", "xds-cache"} {
 		if fs.Changed(name) {
 			return &usageError{fmt.Errorf("--%s is for --istiod", name)}
 		}

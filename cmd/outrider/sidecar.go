@@ -119,6 +119,11 @@ func (f *sidecarFlags) load() (*sidecar.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if said := os.Getenv("ISTIO_PROMETHEUS_ANNOTATIONS"); said != "" && c.Metrics == nil {
+		if c.Metrics, err = sidecar.ParseScrape(said); err != nil {
+			return nil, fmt.Errorf("ISTIO_PROMETHEUS_ANNOTATIONS: %w", err)
+		}
+	}
 	if probers := os.Getenv("ISTIO_KUBE_APP_PROBERS"); probers != "" && len(c.Probes) == 0 {
 		if c.Probes, err = sidecar.ParseProbers(probers); err != nil {
 			return nil, fmt.Errorf("ISTIO_KUBE_APP_PROBERS: %w", err)
@@ -229,7 +234,7 @@ func (s *running) makeProxy(cfg *sidecar.Config, level *slog.LevelVar) error {
 	}
 	s.flags.lifecycle.apply(&opts)
 	if s.plane != nil {
-		opts.ADS = s.plane.stream
+		opts.ADS, opts.XDSCache = s.plane.stream, s.plane.flags.cache
 		if opts.DNS, err = s.plane.dnsOptions(); err != nil {
 			return err
 		}

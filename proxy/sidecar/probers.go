@@ -2,10 +2,13 @@ package sidecar
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,6 +69,29 @@ func ParseProbers(text string) (map[string]Probe, error) {
 		out[name] = probe
 	}
 	return out, nil
+}
+
+// ParseScrape reads where the application's metrics are, as the environment of an
+// injected sidecar has it, ISTIO_PROMETHEUS_ANNOTATIONS: what the annotations
+// prometheus.io/scrape, path and port said. nil: it has none.
+func ParseScrape(text string) (*Metrics, error) {
+	var in struct{ Scrape, Scheme, Path, Port string }
+	d := json.NewDecoder(bytes.NewReader([]byte(text)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&in); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	if in.Scrape != "true" && in.Scrape != "" {
+		return nil, nil
+	}
+	if in.Scheme != "" && in.Scheme != "http" {
+		return nil, fmt.Errorf("metrics: scheme %q: it is http", in.Scheme)
+	}
+	port, err := strconv.ParseUint(cmp.Or(in.Port, "80"), 10, 16)
+	if err != nil || slices.Contains(reserved, uint16(port)) {
+		return nil, fmt.Errorf("metrics: port %q: it is the application's", in.Port)
+	}
+	return &Metrics{Port: uint16(port), Path: cmp.Or(in.Path, "/metrics")}, nil
 }
 
 // kinds counts what is asked; one is right.

@@ -59,3 +59,22 @@ func TestAGRPCProbeAsksTheHealthService(t *testing.T) {
 		}
 	}
 }
+
+func TestTheEnvironmentSaysWhereTheApplicationsMetricsAre(t *testing.T) {
+	for text, want := range map[string]*Metrics{
+		`{"scrape":"true","path":"/m","port":"9100"}`: {Port: 9100, Path: "/m"},
+		`{"port":"9100"}`:                  {Port: 9100, Path: "/metrics"},
+		`{"scrape":"true"}`:                {Port: 80, Path: "/metrics"},
+		`{"scrape":"false","port":"9100"}`: nil,
+	} {
+		got, err := ParseScrape(text)
+		if err != nil || (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{`{"port":"x"}`, `{"port":"70000"}`, `{"port":"15020"}`, `{"scheme":"https"}`, `{"more":"x"}`, `x`} {
+		if got, err := ParseScrape(text); err == nil {
+			t.Errorf("%s: %+v", text, got)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,8 +142,14 @@ func (m *mesh) start(h *host, pod, account string) *sidecar {
 	m.istiod.Root(m.t, h.dir)
 	m.istiod.Token(m.t, h.dir, id)
 	m.rules(h, "--redirect-dns", "--capture-all-dns")
+	return m.launch(h, pod, account)
+}
+
+// launch starts the sidecar's process.
+func (m *mesh) launch(h *host, pod, account string) *sidecar {
+	m.t.Helper()
 	p := h.start(m.t, proxyUser, "/usr/bin/env", "POD_NAME="+pod, "POD_NAMESPACE=dev", "SERVICE_ACCOUNT="+account, "ISTIO_META_WORKLOAD_NAME="+h.Name,
-		m.outrider, "sidecar", "--istiod", "10.4.0.1:15012", "--istiod-server-name", istiodtest.Name, "--ca-root-cert", "root-cert.pem", "--token-path", "istio-token", "--dns-capture",
+		m.outrider, "sidecar", "--istiod", "10.4.0.1:15012", "--istiod-server-name", istiodtest.Name, "--ca-root-cert", "root-cert.pem", "--token-path", "istio-token", "--dns-capture", "--xds-cache", "cache", "--output-certs", "certs",
 		"--file-flush-interval-msec", "20", "-l", "debug")
 	return &sidecar{program: p, w: m.world, host: h}
 }
@@ -355,7 +362,7 @@ func TestRecordedPoliciesAreEnforced(t *testing.T) {
 }
 
 func TestTrafficGoesOnWithoutIstiodAndCertificatesAreRenewedAfterIt(t *testing.T) {
-	m := newMesh(t, "permissive", istiodtest.Options{TTL: 20 * time.Second})
+	m := newMesh(t, "permissive", istiodtest.Options{TTL: 30 * time.Second})
 	m.istiod.Stop()
 	for _, s := range []*sidecar{m.uc, m.web} {
 		if err := os.Remove(filepath.Join(s.host.dir, "istio-token")); err != nil { // a certificate has to do from now on
@@ -368,6 +375,17 @@ func TestTrafficGoesOnWithoutIstiodAndCertificatesAreRenewedAfterIt(t *testing.T
 		t.Errorf("%d %q %v", code, body, seen)
 	}
 	m.web.ready()
+	m.names()
+	m.web.until("the configuration on disk", func() bool {
+		files, err := filepath.Glob(filepath.Join(m.web.host.dir, "cache", "*"))
+		return err == nil && len(files) >= 5 // clusters, endpoints, listeners, routes, names
+	})
+	m.web.end(syscall.SIGKILL)
+	m.web = m.launch(m.web.host, "user-web-1", "default") // with what is on disk
+	m.web.ready()
+	if code, body, seen := m.call(m.web, "GET", 8080, "/cold", nil); code != 200 || identities(seen) != fromDefault {
+		t.Errorf("after a start without istiod: %d %q %v", code, body, seen)
+	}
 	m.names()
 	m.istiod.Start(t)
 	m.web.until("streams that certificates have opened", func() bool {
