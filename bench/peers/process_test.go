@@ -39,8 +39,14 @@ func TestStopEndsChildrenThatTheirParentLeft(t *testing.T) {
 	p := start(t, "sleep 1000 & echo $!; trap '' TERM; wait")
 	child := said(t, p)
 	p.stop()
-	if text, err := os.ReadFile("/proc/" + child + "/stat"); err == nil && !strings.Contains(string(text), ") Z ") {
-		t.Errorf("child %s still runs: %s", child, text)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // a kill takes its time
+		text, err := os.ReadFile("/proc/" + child + "/stat")
+		if err != nil || strings.Contains(string(text), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("child %s still runs: %s", child, text)
+		}
 	}
 }
 
