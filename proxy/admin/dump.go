@@ -39,7 +39,8 @@ func (a *handler) configDump(w http.ResponseWriter, r *http.Request) {
 		refuseDump(w, status, problem)
 		return
 	}
-	answerJSON(w, out, false)
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(encode(out, false, a.opts.Types)) // the client has gone: there is nobody to tell
 }
 
 func refuseDump(w http.ResponseWriter, status int, text string) {

@@ -24,6 +24,7 @@ type Options struct {
 	Version     string
 	Start       time.Time
 	CommandLine map[string]any
+	Types       MessageTypes   // what a TypedStruct may hold; nil: what is linked in
 	LogLevel    *slog.LevelVar // nil: cannot be changed
 
 	// State is Envoy's ServerInfo.State by name.

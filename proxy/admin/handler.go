@@ -138,7 +138,7 @@ func refuse(w http.ResponseWriter, status int, text string) {
 // answerJSON writes m, as encode does. all shows unset fields too.
 func answerJSON(w http.ResponseWriter, m proto.Message, all bool) {
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(encode(m, all)) // the client has gone: there is nobody to tell
+	_, _ = w.Write(encode(m, all, nil)) // the client has gone: there is nobody to tell
 }
 
 func plain(text string) http.HandlerFunc {

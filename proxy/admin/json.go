@@ -20,10 +20,14 @@ import (
 // encode is m as Envoy prints it: proto field names in the order of their
 // numbers, one space of indentation, "@type" first, and what is sensitive
 // redacted. protojson has another order, and spaces at random. all shows what
-// is not set too, where it has a default.
-func encode(m proto.Message, all bool) []byte {
+// is not set too, where it has a default. types are those that a TypedStruct may
+// hold.
+func encode(m proto.Message, all bool, types MessageTypes) []byte {
 	var b, out bytes.Buffer
-	encoder{&b, all}.message(m.ProtoReflect(), false)
+	if types == nil {
+		types = protoregistry.GlobalTypes
+	}
+	encoder{&b, all, types}.message(m.ProtoReflect(), false)
 	if json.Indent(&out, b.Bytes(), "", " ") != nil {
 		return b.Bytes()
 	}
@@ -33,7 +37,13 @@ func encode(m proto.Message, all bool) []byte {
 
 type encoder struct {
 	*bytes.Buffer
-	all bool
+	all   bool
+	types MessageTypes
+}
+
+// MessageTypes finds messages by their type URLs.
+type MessageTypes interface {
+	FindMessageByURL(url string) (protoreflect.MessageType, error)
 }
 
 // redacted stands for what is not shown, as in Envoy.
@@ -71,7 +81,7 @@ func wellKnown(name protoreflect.FullName) bool {
 // fields writes the fields without the braces; first says that no comma is
 // needed before.
 func (e encoder) fields(m protoreflect.Message, hide, first bool) {
-	typed := typedStruct(m)
+	typed := e.typedStruct(m)
 	for _, fd := range e.shown(m) {
 		hide := hide || sensitive(fd)
 		if hide && !hasText(fd) {
@@ -87,7 +97,7 @@ func (e encoder) fields(m protoreflect.Message, hide, first bool) {
 		case typed != nil && fd.Name() == "value":
 			e.message(typed.ProtoReflect(), hide)
 		case isTypedStruct(m) && fd.Name() == "value":
-			e.text(redacted) // what cannot be read might be a key
+			e.obscure(m.Get(fd).Message().Interface())
 		default:
 			e.field(m.Get(fd), fd, hide)
 		}
@@ -137,7 +147,7 @@ func isTypedStruct(m protoreflect.Message) bool {
 
 // typedStruct is the message in a TypedStruct, whose annotations say what is
 // sensitive; nil if it cannot be read.
-func typedStruct(m protoreflect.Message) proto.Message {
+func (e encoder) typedStruct(m protoreflect.Message) proto.Message {
 	if !isTypedStruct(m) {
 		return nil
 	}
@@ -146,7 +156,7 @@ func typedStruct(m protoreflect.Message) proto.Message {
 	if !ok {
 		return nil
 	}
-	typ, err := protoregistry.GlobalTypes.FindMessageByURL(m.Get(fields.ByName("type_url")).String())
+	typ, err := e.types.FindMessageByURL(m.Get(fields.ByName("type_url")).String())
 	if err != nil {
 		return nil
 	}
@@ -156,6 +166,28 @@ func typedStruct(m protoreflect.Message) proto.Message {
 		return nil
 	}
 	return inner
+}
+
+// obscure writes the object of a TypedStruct that cannot be read: each text in it
+// might be a key. It stays an object, for who reads dumps looks for one.
+func (e encoder) obscure(value proto.Message) {
+	s, _ := value.(*structpb.Struct)
+	text, err := protojson.Marshal(structpb.NewStructValue(obscured(s)))
+	if err != nil || json.Compact(e.Buffer, text) != nil {
+		e.WriteString("{}")
+	}
+}
+
+func obscured(s *structpb.Struct) *structpb.Struct {
+	out := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for key, v := range s.GetFields() {
+		if inner := v.GetStructValue(); inner != nil {
+			out.Fields[key] = structpb.NewStructValue(obscured(inner))
+			continue
+		}
+		out.Fields[key] = structpb.NewStringValue(redacted)
+	}
+	return out
 }
 
 func (e encoder) field(v protoreflect.Value, fd protoreflect.FieldDescriptor, hide bool) {

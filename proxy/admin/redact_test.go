@@ -123,6 +123,43 @@ func TestNoAnswerHoldsAKey(t *testing.T) {
 	}
 }
 
+// istioctl takes a TypedStruct's value for an object, and refuses the whole dump
+// if it is anything else.
+func TestATypedStructStaysAnObject(t *testing.T) {
+	o := options(nil)
+	o.Bootstrap.Source = secretive(t)
+	var dump struct {
+		Configs []struct {
+			Bootstrap struct {
+				Static struct {
+					Listeners []struct {
+						Chains []struct {
+							Socket struct {
+								Config struct {
+									Value map[string]any `json:"value"`
+								} `json:"typed_config"`
+							} `json:"transport_socket"`
+						} `json:"filter_chains"`
+					} `json:"listeners"`
+				} `json:"static_resources"`
+			} `json:"bootstrap"`
+		} `json:"configs"`
+	}
+	if err := json.Unmarshal(ask(t, o, "GET", "/config_dump").Body.Bytes(), &dump); err != nil {
+		t.Fatal(err)
+	}
+	chains := dump.Configs[0].Bootstrap.Static.Listeners[0].Chains
+	if len(chains) != 4 {
+		t.Fatalf("%d filter chains", len(chains))
+	}
+	if got := chains[3].Socket.Config.Value["private_key"]; got != redacted {
+		t.Errorf("of a type that nobody knows: got %v", got)
+	}
+	if got := chains[2].Socket.Config.Value["common_tls_context"]; got == nil {
+		t.Error("of a type that is known: it is not shown")
+	}
+}
+
 func TestAMaskDoesNotTrimTheConfigurationItself(t *testing.T) {
 	o := options(nil)
 	source := &bootstrapv3.Bootstrap{}

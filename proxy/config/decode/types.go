@@ -30,3 +30,20 @@ func (t types) find(name protoreflect.FullName) (protoreflect.MessageType, bool)
 	mt, err := protoregistry.GlobalTypes.FindMessageByName(name)
 	return mt, err == nil
 }
+
+// MessageTypes finds messages by their type URLs.
+type MessageTypes interface {
+	// FindMessageByURL fails with protoregistry.NotFound.
+	FindMessageByURL(url string) (protoreflect.MessageType, error)
+}
+
+// Types are all messages that configuration can hold, Istio's with them.
+func Types() MessageTypes { return knownTypes() }
+
+// FindMessageByURL is MessageTypes.
+func (t types) FindMessageByURL(url string) (protoreflect.MessageType, error) {
+	if mt, ok := t.find(protoreflect.FullName(typeName(url))); ok {
+		return mt, nil
+	}
+	return nil, protoregistry.NotFound
+}
