@@ -10,9 +10,9 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	wire "github.com/miekg/dns"
@@ -324,32 +324,79 @@ func TestALookupSaysWhereTheAnswerComesFrom(t *testing.T) {
 }
 
 func TestSameQuestionsAreAskedOnce(t *testing.T) {
-	release := make(chan struct{})
-	up := resolve(t, "127.0.0.1", 0, func(w wire.ResponseWriter, q *wire.Msg) { <-release; says("192.0.2.1")(w, q) })
-	registry := stats.New()
-	scope := registry.Scope("outrider").Scope("dns")
-	r := start(t, Options{Stats: scope}, up.address)
-	r.SetTable(nil)
-	var wait sync.WaitGroup
-	for range 50 {
-		wait.Go(func() {
-			m := r.ask("udp", query("example.org.", wire.TypeA))
-			if len(m.Answer) != 1 {
-				t.Errorf("%v", m)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights()
+		release, answer := make(chan struct{}), query("example.org.", wire.TypeA)
+		var asked, shared atomic.Int64
+		for range 50 {
+			go func() {
+				got, others, err := f.do(t.Context(), key{name: "example.org."}, func(context.Context) (*wire.Msg, error) {
+					asked.Add(1)
+					<-release
+					return answer, nil
+				})
+				if err != nil || got != answer {
+					t.Errorf("%v, %v", got, err)
+				}
+				if others {
+					shared.Add(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		if asked.Load() != 1 || shared.Load() != 49 || len(f.all) != 0 {
+			t.Errorf("asked %d times and shared %d times, want 1 and 49; %d are left", asked.Load(), shared.Load(), len(f.all))
+		}
+	})
+}
+
+func TestWhoWaitsAsksItselfWhenTheFirstHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights()
+		gone, leave := context.WithCancel(t.Context())
+		go f.do(gone, key{}, func(ctx context.Context) (*wire.Msg, error) { <-ctx.Done(); return nil, ctx.Err() })
+		synctest.Wait()
+		answer := query("example.org.", wire.TypeA)
+		go func() {
+			got, shared, err := f.do(t.Context(), key{}, func(context.Context) (*wire.Msg, error) { return answer, nil })
+			if got != answer || shared || err != nil {
+				t.Errorf("%v, shared %t, %v", got, shared, err)
 			}
-		})
-	}
-	for len(r.slots) < 50 {
-		time.Sleep(time.Millisecond) //nolint:forbidigo // packets are on their way
-	}
-	close(release)
-	wait.Wait()
-	if got := up.asked.Load(); got != 1 {
-		t.Errorf("the server was asked %d times, want 1", got)
-	}
-	if got := scope.Counter("upstream_shared_total").Value(); got != 49 {
-		t.Errorf("%d shared, want 49", got)
-	}
+		}()
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+	})
+}
+
+func TestAbsenceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNegatives()
+		m := (&wire.Msg{}).SetRcode(query("a.", wire.TypeA), wire.RcodeNameError)
+		m.Ns = []wire.RR{soa(3600, 10)}
+		n.put(key{name: "a."}, m)
+		time.Sleep(4 * time.Second)
+		if got := n.get(key{name: "a."}); got == nil || got.Ns[0].Header().Ttl != 6 {
+			t.Errorf("after 4 of 10 seconds: %v, want a TTL of 6", got)
+		}
+		time.Sleep(6 * time.Second)
+		if got := n.get(key{name: "a."}); got != nil || len(n.all) != 0 {
+			t.Errorf("after 10 seconds: %v", got)
+		}
+		m.Ns = []wire.RR{soa(3600, 3600)}
+		for i := range maxNegatives + 100 {
+			n.put(key{name: fmt.Sprint(i)}, m)
+		}
+		if len(n.all) != maxNegatives {
+			t.Errorf("%d are kept, want %d", len(n.all), maxNegatives)
+		}
+		time.Sleep(maxNegativeLife)
+		if got := n.of("1"); len(got) != 0 {
+			t.Errorf("after the cap: %v", got)
+		}
+	})
 }
 
 func TestAFloodIsBoundedAndTheTableStillAnswers(t *testing.T) {
