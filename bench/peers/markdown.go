@@ -59,11 +59,11 @@ all (ECDSA P-256), as are X25519, TLS 1.3 and AES-128-GCM, and that clients and
 servers with other certificates are refused is checked before anything is
 measured. A row alone is measured by `+"`make peers PEERS=\"-row ID\"`"+`, with its ID from the
 first column. *To the best* is how many times better outrider is than the best of
-%s: below 1 it is behind.
+%s: below 1 it is behind.%s
 
 | peer | version | what |
 | --- | --- | --- |
-`, r.Date, r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go, r.Rounds, r.Seconds, strings.Join(contenders, ", "))
+`, r.Date, r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go, r.Rounds, r.Seconds, strings.Join(contenders, ", "), r.quiet())
 	for _, p := range r.Peers {
 		about := p.About
 		if p.Missing != "" {
@@ -163,4 +163,23 @@ func (r *results) loadBound(w row) (names []string) {
 		}
 	}
 	return names
+}
+
+// quiet says how much else went on, where it was enough to matter.
+func (r *results) quiet() string {
+	const little = 5 // per cent of a CPU
+	var all []float64
+	for _, s := range r.Samples {
+		if v, ok := s.Values["other_busy"]; ok {
+			all = append(all, v)
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	slices.Sort(all)
+	if mid := all[len(all)/2]; mid > little {
+		return fmt.Sprintf("\n**The machine was not quiet**: other work took %.0f%% of a core in the median measure.", mid)
+	}
+	return ""
 }

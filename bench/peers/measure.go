@@ -17,6 +17,7 @@ type window struct {
 	count         int64
 	elapsed       time.Duration
 	proxy, loader time.Duration // CPU time
+	other         time.Duration // CPU time of whatever else runs on this machine
 }
 
 // during counts over d, after the warm-up. That nothing is done is an error.
@@ -32,6 +33,10 @@ func (b *bed) during(ctx context.Context, d time.Duration, count *atomic.Int64) 
 	if err != nil {
 		return w, err
 	}
+	all, err := machineTime()
+	if err != nil {
+		return w, err
+	}
 	begin, n := time.Now(), count.Load()
 	if err := sleep(ctx, d); err != nil {
 		return w, err
@@ -43,16 +48,22 @@ func (b *bed) during(ctx context.Context, d time.Duration, count *atomic.Int64) 
 	if w.count == 0 {
 		return w, fmt.Errorf("nothing was done in %s", w.elapsed)
 	}
-	w.loader, err = cpuTime(0)
+	if w.loader, err = cpuTime(0); err != nil {
+		return w, err
+	}
+	w.other, err = machineTime()
 	w.proxy, w.loader = w.proxy-proxy, w.loader-loader
+	w.other = max(0, w.other-all-w.proxy-w.loader)
 	return w, err
 }
 
-// busy are how much of their CPUs proxies and load took, in per cent: whether
-// a rate is the proxy's limit or the load's.
+// busy are how much of a CPU proxies, load and all else took, in per cent:
+// whether a rate is the proxy's limit or the load's, or the machine was not
+// quiet.
 func (w window) busy(v values) values {
 	v["proxy_busy"] = 100 * w.proxy.Seconds() / w.elapsed.Seconds()
 	v["load_busy"] = 100 * w.loader.Seconds() / w.elapsed.Seconds()
+	v["other_busy"] = 100 * w.other.Seconds() / w.elapsed.Seconds()
 	return v
 }
 

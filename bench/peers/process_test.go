@@ -54,6 +54,10 @@ func TestCPUTimeIsThatOfChildrenToo(t *testing.T) {
 	p := start(t, "(i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; sleep 1000) & wait")
 	defer p.stop()
 	said(t, p)
+	machine, err := machineTime()
+	if err != nil {
+		t.Fatal(err)
+	}
 	all, err := p.cpu()
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +68,9 @@ func TestCPUTimeIsThatOfChildrenToo(t *testing.T) {
 	}
 	if all < own+10*time.Millisecond {
 		t.Errorf("%s with children, %s without", all, own)
+	}
+	if machine < all-20*time.Millisecond {
+		t.Errorf("the machine has used %s, and a process of it %s", machine, all)
 	}
 	if pss, rss, err := p.memory(); err != nil || pss <= 0 || rss < pss {
 		t.Errorf("memory: PSS %d, RSS %d, %v", pss, rss, err)

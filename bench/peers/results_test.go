@@ -93,6 +93,18 @@ func TestTablesSayWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestABusyMachineIsSaid(t *testing.T) {
+	r := found()
+	r.Samples[0].Values["other_busy"] = 3
+	if text := markdown(r); strings.Contains(text, "not quiet") {
+		t.Errorf("3%% is too much:\n%s", text)
+	}
+	r.Samples[0].Values["other_busy"] = 60
+	if text := markdown(r); !strings.Contains(text, "**The machine was not quiet**: other work took 60% of a core") {
+		t.Errorf("60%% of a core is not said:\n%s", text)
+	}
+}
+
 func TestRenderLeavesWhatIsAroundItsPart(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "performance.md")
