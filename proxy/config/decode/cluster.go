@@ -128,6 +128,7 @@ func (d *decoder) logicalDNS(a *endpointv3.ClusterLoadAssignment, place at) {
 }
 
 func (d *decoder) dns(c *clusterv3.Cluster, out *config.Cluster, place at) {
+	d.resolver(c, place)
 	refresh := duration(c.GetDnsRefreshRate(), defaultDNSRefresh, place.in("dns_refresh_rate"))
 	in := place.in("dns_failure_refresh_rate")
 	f := c.GetDnsFailureRefreshRate()

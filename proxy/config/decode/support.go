@@ -74,5 +74,5 @@ var allSupport = sync.OnceValue(func() map[protoreflect.FullName]fields {
 })
 
 func supportTables() []map[protoreflect.FullName]fields {
-	return []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport, httpSupport, routeSupport, httpFilterSupport, httpAuthSupport, processSupport}
+	return []map[protoreflect.FullName]fields{bootstrapSupport, listenerSupport, filterSupport, clusterSupport, tlsSupport, httpSupport, routeSupport, httpFilterSupport, httpAuthSupport, processSupport, dnsSupport}
 }

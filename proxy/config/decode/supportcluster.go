@@ -12,7 +12,7 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"maglev_lb_config original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config " +
 			"transport_socket metadata upstream_connection_options close_connections_on_host_health_failure " +
 			"ignore_health_on_host_removal filters load_balancing_policy max_requests_per_connection common_http_protocol_options " +
-			"http_protocol_options protocol_selection preconnect_policy",
+			"http_protocol_options protocol_selection preconnect_policy typed_dns_resolver_config",
 		ignored: map[string]string{
 			"per_connection_buffer_limit_bytes": fixedBuffers,
 			"stats_matcher":                     telemetry,
@@ -26,9 +26,8 @@ var clusterSupport = map[protoreflect.FullName]fields{
 			"transport_socket_matcher":                  "use transport_socket_matches",
 			"lb_subset_config":                          "subset load balancing is not implemented",
 			"cluster_type":                              "no custom cluster type is implemented",
-			"dns_resolvers":                             "names are resolved as the system does",
-			"dns_resolution_config":                     "names are resolved as the system does",
-			"typed_dns_resolver_config":                 "names are resolved as the system does",
+			"dns_resolvers":                             asTheSystem,
+			"dns_resolution_config":                     asTheSystem,
 			"connection_pool_per_downstream_connection": "requests of all clients share connections, and every TCP connection has one of its own",
 			"lrs_server":                                "load is not reported",
 		},
