@@ -70,7 +70,7 @@ const maxMessage = 64 << 10
 
 func (l *layer13) Read(p []byte) (int, error) {
 	for {
-		if n, err := l.readBuffered(p); n > 0 || err != nil {
+		if n, err := l.readBuffered(p, p); n > 0 || err != nil {
 			return n, err
 		}
 		if err := l.fill(); err != nil {
@@ -88,7 +88,8 @@ func (l *layer13) ReadLazy(b wait.Buffer) (int, error) {
 			}
 			continue
 		}
-		n, err := l.readBuffered(b.Take())
+		p := b.Take()
+		n, err := l.readBuffered(p, p[:min(cap(p), len(p)+1)])
 		if n > 0 {
 			return n, nil
 		}
@@ -102,7 +103,7 @@ func (l *layer13) ReadLazy(b wait.Buffer) (int, error) {
 func (l *layer13) WaitReadable() error {
 	for len(l.plain) == 0 && l.ended == nil {
 		if rec := l.whole(); rec != nil {
-			l.take(rec, nil)
+			l.take(rec, nil, nil)
 			continue
 		}
 		if l.ended != nil {
@@ -116,14 +117,15 @@ func (l *layer13) WaitReadable() error {
 }
 
 // readBuffered reads what needs no system call; 0 and nil if that is nothing.
-func (l *layer13) readBuffered(p []byte) (int, error) {
+// room is p, and behind it a byte for the content type of what fits exactly.
+func (l *layer13) readBuffered(p, room []byte) (int, error) {
 	n := l.readPlain(p)
 	for n < len(p) && l.ended == nil {
 		rec := l.whole()
-		if rec == nil || n > 0 && len(rec)-recordHeaderSize-l.in.aead.Overhead() > len(p)-n {
+		if rec == nil || n > 0 && len(rec)-recordHeaderSize-l.in.aead.Overhead() > len(room)-n {
 			break // the rest is for the next read, which has room for all of it
 		}
-		n += l.take(rec, p[n:])
+		n += l.take(rec, p[n:], room[n:])
 	}
 	if n > 0 {
 		return n, nil
@@ -165,10 +167,10 @@ func (l *layer13) whole() []byte {
 }
 
 // take decrypts a record and does what it says. If it has application data, and
-// room for all of it in p, it is read there, else as much as there is room, and
-// the rest is in plain.
-func (l *layer13) take(rec, p []byte) int {
-	typ, data, alert := l.in.open(rec, p)
+// p has room for all of it, it is read there, by way of room, else as much as
+// there is room, and the rest is in plain.
+func (l *layer13) take(rec, p, room []byte) int {
+	typ, data, alert := l.in.open(rec, room)
 	if alert != 0 {
 		l.fail(alert)
 		return 0

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // keyedPeer is the other end of a layer13, by hand.
@@ -369,4 +371,58 @@ func unhex(s string) []byte {
 		panic(err)
 	}
 	return b
+}
+
+// A reader whose buffer is what four records hold gets them at once, and
+// nothing is written behind the byte that it lends.
+func TestFourWholeRecordsAreOneRead(t *testing.T) {
+	for _, spare := range []int{0, 1, 100} {
+		ours, peer := keyed(t, Upstream, tls.TLS_AES_128_GCM_SHA256)
+		data := random(4*maxPlaintext, 9)
+		var wire []byte
+		for b := data; len(b) > 0; b = b[maxPlaintext:] {
+			wire = peer.out.seal(wire, typeApplicationData, b[:maxPlaintext])
+		}
+		go peer.Write(wire)
+		buf := bytes.Repeat([]byte{0xee}, len(data)+200)
+		for got, reads := 0, 0; got < len(data); reads++ {
+			if reads == 0 {
+				for deadline := time.Now().Add(5 * time.Second); pending(t, ours) < len(wire); time.Sleep(time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatal("not all has come")
+					}
+				}
+			}
+			p := buf[got : len(data) : len(data)+spare]
+			n, err := ours.ReadLazy(lent{p})
+			if err != nil || n > len(p) {
+				t.Fatal(n, err)
+			}
+			if got += n; spare > 0 && got != len(data) {
+				t.Errorf("%d to spare: the first read brings %d bytes", spare, n)
+			}
+		}
+		if !bytes.Equal(buf[:len(data)], data) {
+			t.Errorf("%d to spare: the data differs", spare)
+		}
+		if behind := buf[len(data)+min(spare, 1):]; bytes.Count(behind, []byte{0xee}) != len(behind) {
+			t.Errorf("%d to spare: more is written over", spare)
+		}
+	}
+}
+
+// lent is room as it is.
+type lent struct{ p []byte }
+
+func (l lent) Take() []byte { return l.p }
+func (l lent) Drop()        {}
+
+// pending is how many bytes wait in the socket.
+func pending(t *testing.T, c *Conn) int {
+	t.Helper()
+	var n int
+	if err := c.records.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

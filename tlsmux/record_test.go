@@ -50,7 +50,7 @@ func random(n int, seed byte) []byte {
 // room is the room that a lazy read takes.
 type room struct{ p []byte }
 
-func (r room) Take() []byte { return r.p }
+func (r room) Take() []byte { return r.p[:len(r.p):len(r.p)] }
 func (r room) Drop()        {}
 
 // wrapped hides the descriptor.

@@ -6,7 +6,8 @@ import "sync"
 // records of the largest size, which go out in one write.
 const bufferSize = 64 << 10
 
-type buffer [bufferSize]byte
+// buffer has a byte more, for wait.Buffer.
+type buffer [bufferSize + 1]byte
 
 //nolint:gochecknoglobals // a pool has no state of its own
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
@@ -17,7 +18,7 @@ type room struct{ buf *buffer }
 // Take takes a buffer from the pool (wait.Buffer).
 func (r *room) Take() []byte {
 	r.buf = buffers.Get().(*buffer)
-	return r.buf[:]
+	return r.buf[:bufferSize]
 }
 
 // Drop gives it back (wait.Buffer).

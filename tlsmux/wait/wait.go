@@ -68,6 +68,8 @@ func (w *Readable) Raw() syscall.RawConn { return w.raw }
 // Buffer is room that a reader asks for when there is something to read.
 type Buffer interface {
 	// Take is the room to read into. It is called when there may be something.
+	// What its capacity has beyond its length may be written over, but is not
+	// read into: TLS has a byte more in each record than it hands on.
 	Take() []byte
 	// Drop says that nothing was read into what Take gave.
 	Drop()
