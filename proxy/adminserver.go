@@ -76,7 +76,7 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 func (s *Server) adminOptions() admin.Options {
 	return admin.Options{
 		Stats: s.registry, Bootstrap: s.boot, Version: s.opts.Version, Start: s.start,
-		CommandLine: s.opts.CommandLine, Types: decode.Types(), LogLevel: s.opts.LogLevel,
+		CommandLine: s.opts.CommandLine, Types: decode.Types(), Node: s.discovery.node, LogLevel: s.opts.LogLevel,
 		State: s.State, Refresh: s.refreshStats, Listeners: s.adminListeners, Clusters: s.adminClusters,
 		ListenersVersion: s.discovery.listenersVersion, ClustersVersion: s.discovery.clustersVersion,
 		Routes: s.adminRoutes, Extensions: s.adminExtensions,

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -22,6 +23,7 @@ type Options struct {
 	Stats       *stats.Registry
 	Bootstrap   *config.Bootstrap
 	Version     string
+	Node        *corev3.Node // as requests have it; nil: the bootstrap's
 	Start       time.Time
 	CommandLine map[string]any
 	Types       MessageTypes   // what a TypedStruct may hold; nil: what is linked in

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -187,4 +188,13 @@ func (a *handler) help(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintf(w, "      %s: %s\n", p.name, p.help)
 		}
 	}
+}
+
+// node is the node that requests to control planes have.
+func (a *handler) node() *corev3.Node {
+	if a.opts.Node != nil {
+		return a.opts.Node
+	}
+	node, _ := a.opts.Bootstrap.Node.Source.(*corev3.Node)
+	return node
 }

@@ -85,8 +85,8 @@ func (a *handler) bootstrapDump() proto.Message {
 	out := &adminv3.BootstrapConfigDump{LastUpdated: stamp(a.opts.Start)}
 	if b, ok := a.opts.Bootstrap.Source.(*bootstrapv3.Bootstrap); ok {
 		out.Bootstrap = proto.CloneOf(b)
-		if node, ok := a.opts.Bootstrap.Node.Source.(*corev3.Node); ok {
-			out.Bootstrap.Node = proto.CloneOf(node) // with what goes out in requests
+		if node := a.node(); node != nil {
+			out.Bootstrap.Node = proto.CloneOf(node)
 		}
 	}
 	return out

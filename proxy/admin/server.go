@@ -8,7 +8,6 @@ import (
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -22,7 +21,7 @@ func (a *handler) ready(w http.ResponseWriter, _ *http.Request) {
 
 func (a *handler) serverInfo(w http.ResponseWriter, _ *http.Request) {
 	up := durationpb.New(time.Since(a.opts.Start).Truncate(time.Second))
-	node, _ := a.opts.Bootstrap.Node.Source.(*corev3.Node)
+	node := a.node()
 	answerJSON(w, &adminv3.ServerInfo{
 		Version: a.opts.Version, State: adminv3.ServerInfo_State(adminv3.ServerInfo_State_value[a.opts.State()]),
 		UptimeCurrentEpoch: up, UptimeAllEpochs: up, HotRestartVersion: "disabled",
