@@ -63,10 +63,7 @@ func saturate(conns int) func(context.Context, *bed) (values, error) {
 				}
 			}, func() { c.Close() })
 		}
-		w, err := b.during(ctx, b.h.time, &turns)
-		if broken := load.end(); broken != nil {
-			err = broken
-		}
+		w, err := load.measured(ctx, b, &turns, int64(conns))
 		if err != nil {
 			return nil, err
 		}

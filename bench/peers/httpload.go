@@ -11,6 +11,10 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+// firstAnswers is how many answers to each stream come before the warm-up:
+// some proxies begin with a connection, and its handshake, for each stream.
+const firstAnswers = 10
+
 // requests makes requests over conns connections, streams at a time on each.
 func requests(conns, streams int) func(context.Context, *bed) (values, error) {
 	return func(ctx context.Context, b *bed) (values, error) {
@@ -29,10 +33,7 @@ func requests(conns, streams int) func(context.Context, *bed) (values, error) {
 				return askHTTP1(c, &answered)
 			}, func() { c.Close() })
 		}
-		w, err := b.during(ctx, b.h.time, &answered)
-		if broken := load.end(); broken != nil {
-			err = broken
-		}
+		w, err := load.measured(ctx, b, &answered, int64(conns*streams*firstAnswers))
 		if err != nil {
 			return nil, err
 		}

@@ -106,6 +106,39 @@ func (c *crew) add(work func() error, closer func()) {
 	})
 }
 
+// measured measures the work once count has come to first, and ends it.
+func (c *crew) measured(ctx context.Context, b *bed, count *atomic.Int64, first int64) (window, error) {
+	var w window
+	err := c.reaches(ctx, count, first)
+	if err == nil {
+		w, err = b.during(ctx, b.h.time, count)
+	}
+	if broken := c.end(); broken != nil {
+		err = broken
+	}
+	return w, err
+}
+
+// reaches waits until count is n. It is an error if the work fails before, or
+// if it takes too long.
+func (c *crew) reaches(ctx context.Context, count *atomic.Int64, n int64) error {
+	for deadline := time.Now().Add(answerTime); count.Load() < n; {
+		c.mu.Lock()
+		err := c.err
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d in %s", count.Load(), n, answerTime)
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // end ends the work and returns the first error there was while it went on.
 func (c *crew) end() error {
 	c.ending.Store(true)
@@ -148,10 +181,7 @@ func bulk(ask byte, conns int) func(context.Context, *bed) (values, error) {
 				}
 			}, func() { c.Close() })
 		}
-		w, err := b.during(ctx, b.h.time, &moved)
-		if broken := load.end(); broken != nil {
-			err = broken
-		}
+		w, err := load.measured(ctx, b, &moved, int64(conns)<<20)
 		if err != nil {
 			return nil, err
 		}
@@ -189,10 +219,7 @@ func connections(resume bool) func(context.Context, *bed) (values, error) {
 				return nil
 			}, nil)
 		}
-		w, err := b.during(ctx, b.h.time, &made)
-		if broken := load.end(); broken != nil {
-			err = broken
-		}
+		w, err := load.measured(ctx, b, &made, dialers)
 		if err != nil {
 			return nil, err
 		}
