@@ -42,6 +42,9 @@ type Options struct {
 	// FlushInterval is how often access log files are written (Envoy:
 	// --file-flush-interval-msec, default 10 s).
 	FlushInterval time.Duration
+	// FlushSize is how many bytes of an access log file wait at most (Envoy:
+	// --file-flush-min-size-kb, default 64 KiB).
+	FlushSize int
 	// Concurrency is Envoy's --concurrency, shown in /server_info; how many
 	// threads run Go code is GOMAXPROCS.
 	Concurrency int
@@ -166,7 +169,7 @@ func New(boot *config.Bootstrap, opts Options) (*Server, error) {
 	if s.lot, err = relay.NewLot(opts.ParkAfter, s.spawn); err != nil {
 		return nil, err
 	}
-	s.logs = accesslog.NewFiles(accesslog.FilesOptions{FlushInterval: opts.FlushInterval})
+	s.logs = accesslog.NewFiles(accesslog.FilesOptions{FlushInterval: opts.FlushInterval, FlushSize: opts.FlushSize})
 	s.discovery = newDiscovery(s)
 	if opts.XDSCache != "" {
 		if s.discovery.streams.cache, err = xds.OpenCache(xds.CacheOptions{Dir: opts.XDSCache, Node: boot.Node.ID}); err != nil {

@@ -30,7 +30,7 @@ type runFlags struct {
 	drainTimeS, parentShutdownS        uint32
 	drainStrategy, ipVersion, mode     string
 	concurrency                        uint32
-	flushIntervalMsec                  uint32
+	flushIntervalMsec, flushMinKB      uint32
 	restartEpoch, baseID               uint32
 	disableHotRestart                  bool
 	allowUnknownStatic                 bool
@@ -43,6 +43,7 @@ type runFlags struct {
 	dnsListen                          []string
 	dnsResolvConf, dnsDomain           string
 	lifecycle                          lifecycleFlags
+	envoy                              envoyFlags
 }
 
 func newRunCommand() *cobra.Command {
@@ -54,6 +55,7 @@ func newRunCommand() *cobra.Command {
 			return runProxy(c.Context(), f, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
+	c.Version = version()
 	f.register(c)
 	return c
 }
@@ -75,6 +77,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.ipVersion, "local-address-ip-version", "v4", "v4 or v6; accepted")
 	fs.Uint32Var(&f.concurrency, "concurrency", 0, "threads that run connections; 0 is one for each core")
 	fs.Uint32Var(&f.flushIntervalMsec, "file-flush-interval-msec", 10000, "how often access log files are written")
+	fs.Uint32Var(&f.flushMinKB, "file-flush-min-size-kb", 64, "KiB of an access log file that are put aside before they are written without waiting")
 	fs.StringVar(&f.mode, "mode", "serve", "serve or validate")
 	fs.StringVar(&f.adminAddressPath, "admin-address-path", "", "file to write the admin interface's address to")
 	fs.Uint32Var(&f.restartEpoch, "restart-epoch", 0, "must be 0: there is no hot restart")
@@ -88,6 +91,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	fs.StringVar(&f.dnsDomain, "dns-domain", "", "the workload's DNS domain, NAMESPACE.svc.cluster.local: whose short names are answered")
 	fs.StringVar(&f.xdsCache, "xds-cache", "", "directory that keeps the last good configuration of the control plane, for a start without it")
 	f.lifecycle.register(c)
+	f.envoy.register(fs)
 }
 
 // registerConfig declares the flags that validate and explain have too.
@@ -99,6 +103,7 @@ func (f *runFlags) registerConfig(c *cobra.Command) {
 	fs.StringVar(&f.serviceCluster, "service-cluster", "", "node.cluster")
 	fs.StringVar(&f.zone, "service-zone", "", "node.locality.zone")
 	fs.BoolVar(&f.allowUnknownStatic, "allow-unknown-static-fields", false, "unknown fields in the bootstrap are warnings")
+	fs.BoolVar(&f.allowUnknownStatic, "allow-unknown-fields", false, "the old name of --allow-unknown-static-fields")
 	fs.BoolVar(&f.rejectUnknownDynamic, "reject-unknown-dynamic-fields", false, "accepted; unknown fields in dynamic configuration are always refused")
 	fs.BoolVar(&f.ignoreUnknownDynamic, "ignore-unknown-dynamic-fields", false, "accepted; unknown fields in dynamic configuration are always refused")
 }
@@ -131,8 +136,13 @@ func (f *runFlags) check() error {
 		return &usageError{fmt.Errorf("--local-address-ip-version %q: it is v4 or v6", f.ipVersion)}
 	case f.dnsDomain != "" && len(f.dnsListen) == 0:
 		return &usageError{fmt.Errorf("--dns-domain %q is for --dns-listen", f.dnsDomain)}
+	case f.flushMinKB == 0 || f.flushMinKB > maxFlushKB:
+		return &usageError{fmt.Errorf("--file-flush-min-size-kb %d: it is 1 to %d", f.flushMinKB, maxFlushKB)}
 	case f.restartEpoch != 0:
 		return &usageError{fmt.Errorf("--restart-epoch %d: there is no hot restart", f.restartEpoch)}
+	}
+	if err := f.envoy.check(); err != nil {
+		return err
 	}
 	if err := f.lifecycle.check(); err != nil {
 		return err
@@ -143,6 +153,10 @@ func (f *runFlags) check() error {
 
 func runProxy(ctx context.Context, f runFlags, stdout, stderr io.Writer) error {
 	if err := f.check(); err != nil {
+		return err
+	}
+	if f.envoy.hotRestartVersion {
+		_, err := fmt.Fprintln(stdout, "disabled")
 		return err
 	}
 	if f.mode == "validate" {
@@ -170,6 +184,7 @@ func (f *runFlags) serverOptions(log *slog.Logger, level *slog.LevelVar) proxy.O
 		Log: log, LogLevel: level,
 		DrainTime:     time.Duration(f.drainTimeS) * time.Second,
 		FlushInterval: time.Duration(f.flushIntervalMsec) * time.Millisecond,
+		FlushSize:     int(f.flushMinKB) << 10,
 		Concurrency:   int(f.concurrency), Version: version(),
 		AdminAddressPath: f.adminAddressPath,
 		CommandLine:      f.commandLine(),

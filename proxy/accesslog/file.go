@@ -21,7 +21,8 @@ type file struct {
 	delay  time.Duration // of the first line that waits
 	counts *counts
 	some   chan struct{} // cap 1: a line waits
-	many   chan struct{} // cap 1: flushSize waits
+	many   chan struct{} // cap 1: size waits
+	size   int           // bytes
 
 	mu      sync.Mutex
 	pending []byte    // guarded by mu
@@ -35,7 +36,7 @@ type file struct {
 	writing sync.Mutex // held by who writes
 }
 
-func newFile(path string, delay time.Duration, c *counts) (*file, error) {
+func newFile(path string, delay time.Duration, size int, c *counts) (*file, error) {
 	if isStream(path) {
 		delay = min(delay, streamFlushInterval)
 	}
@@ -44,7 +45,7 @@ func newFile(path string, delay time.Duration, c *counts) (*file, error) {
 		return nil, err
 	}
 	return &file{
-		path: path, delay: delay, counts: c, current: opened,
+		path: path, delay: delay, size: size, counts: c, current: opened,
 		some: make(chan struct{}, 1), many: make(chan struct{}, 1),
 	}, nil
 }
@@ -64,7 +65,7 @@ func (f *file) write(line []byte) {
 	f.lines++
 	f.counts.buffered.Add(1)
 	signal(f.some)
-	if len(f.pending) >= flushSize {
+	if len(f.pending) >= f.size {
 		signal(f.many)
 	}
 }
@@ -116,7 +117,7 @@ func (f *file) flush() {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.spare == nil && cap(b) <= 2*flushSize {
+	if f.spare == nil && cap(b) <= 2*f.size {
 		f.spare = b[:0]
 	}
 }

@@ -16,6 +16,7 @@ import (
 // other file. What does not fit is dropped, and counted.
 type Files struct {
 	flushInterval time.Duration
+	flushSize     int
 	counts        counts
 
 	mu      sync.Mutex
@@ -31,6 +32,9 @@ type FilesOptions struct {
 	// --file-flush-interval-msec); 0 is 10 s. Lines to stdout and stderr wait
 	// no longer than 100 ms, for there somebody looks on.
 	FlushInterval time.Duration
+	// FlushSize is how many bytes are put aside before they are written without
+	// waiting (Envoy: --file-flush-min-size-kb); 0 is 64 KiB.
+	FlushSize int
 }
 
 const (
@@ -62,7 +66,10 @@ func NewFiles(o FilesOptions) *Files {
 	if o.FlushInterval <= 0 {
 		o.FlushInterval = defaultFlushInterval
 	}
-	return &Files{flushInterval: o.FlushInterval, files: map[string]*file{}}
+	if o.FlushSize <= 0 {
+		o.FlushSize = flushSize
+	}
+	return &Files{flushInterval: o.FlushInterval, flushSize: o.FlushSize, files: map[string]*file{}}
 }
 
 // open is the file of that path, opened if it is not.
@@ -75,7 +82,7 @@ func (fs *Files) open(path string) (*file, error) {
 	if fs.closed {
 		return nil, fmt.Errorf("%s: the access logs are closed", path)
 	}
-	f, err := newFile(path, fs.flushInterval, &fs.counts)
+	f, err := newFile(path, fs.flushInterval, fs.flushSize, &fs.counts)
 	if err != nil {
 		return nil, err
 	}

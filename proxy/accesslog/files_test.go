@@ -76,22 +76,29 @@ func read(t *testing.T, path string) string {
 }
 
 func TestManyLinesAreWrittenAtOnce(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	synctest.Test(t, func(t *testing.T) {
-		files := NewFiles(FilesOptions{FlushInterval: time.Hour})
-		stop := running(files)
-		f, _ := files.open(path)
-		line := bytes.Repeat([]byte("x"), 1<<10)
-		for range flushSize / len(line) {
+	for size, want := range map[int]int{0: flushSize, 4 << 10: 4 << 10} {
+		path := filepath.Join(t.TempDir(), "log")
+		synctest.Test(t, func(t *testing.T) {
+			files := NewFiles(FilesOptions{FlushInterval: time.Hour, FlushSize: size})
+			stop := running(files)
+			f, _ := files.open(path)
+			line := bytes.Repeat([]byte("x"), 1<<10)
+			for range want/len(line) - 1 {
+				f.write(line)
+			}
+			synctest.Wait()
+			if got := len(read(t, path)); got != 0 {
+				t.Errorf("%d bytes are written before there are %d", got, want)
+			}
 			f.write(line)
-		}
-		synctest.Wait()
-		if got := len(read(t, path)); got < flushSize {
-			t.Errorf("%d bytes are written, want %d", got, flushSize)
-		}
-		stop()
-		files.Close()
-	})
+			synctest.Wait()
+			if got := len(read(t, path)); got < want {
+				t.Errorf("%d bytes are written, want %d", got, want)
+			}
+			stop()
+			files.Close()
+		})
+	}
 }
 
 func TestLogsOfOnePathShareTheFileAndKeepLinesWhole(t *testing.T) {
