@@ -277,6 +277,12 @@ func TestAbsenceIsRememberedAsRFC2308Says(t *testing.T) {
 		"NXDOMAIN with SOA's TTL 0": {code(wire.RcodeNameError, soa(0, 60)), false},
 		"SERVFAIL with SOA":         {code(wire.RcodeServerFailure, soa(60, 60)), false},
 		"an address":                {says("192.0.2.1"), false},
+		"an address and an SOA": {func(w wire.ResponseWriter, q *wire.Msg) {
+			m := (&wire.Msg{}).SetReply(q)
+			m.Answer = []wire.RR{&wire.A{Hdr: header(q.Question[0].Name, wire.TypeA), A: net.IPv4(192, 0, 2, 1)}}
+			m.Ns = []wire.RR{soa(60, 60)}
+			w.WriteMsg(m)
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -557,15 +563,18 @@ func TestTheClientsOwnResolverIsKept(t *testing.T) {
 	r := start(t, Options{}, usual.address)
 	r.SetTable(tableOf(t, service("cart", "10.0.0.1")))
 	for name, tc := range map[string]struct {
-		to   netip.AddrPort
-		want string
+		to, kept netip.AddrPort
+		want     string
 	}{
-		"another resolver":   {own.address, "192.0.2.3"},
-		"one of resolv.conf": {usual.address, "192.0.2.1"},
-		"not known":          {netip.AddrPort{}, "192.0.2.1"},
-		"ourselves":          {r.Addresses()[0], "192.0.2.1"},
+		"another resolver":   {own.address, own.address, "192.0.2.3"},
+		"one of resolv.conf": {usual.address, netip.AddrPort{}, "192.0.2.1"},
+		"not known":          {netip.AddrPort{}, netip.AddrPort{}, "192.0.2.1"},
+		"ourselves":          {r.Addresses()[0], netip.AddrPort{}, "192.0.2.1"},
 	} {
 		r.origin = told(tc.to)
+		if _, kept := r.serversFor(client{}); kept != tc.kept {
+			t.Errorf("%s: %s is kept, want %s", name, kept, tc.kept)
+		}
 		q, _ := read(packed(t, query("example.org.", wire.TypeA)))
 		m := r.forward(context.Background(), q, client{})
 		if got := texts(m.Answer); len(got) != 1 || !strings.HasSuffix(got[0], tc.want) {
@@ -584,7 +593,13 @@ func packed(t testing.TB, m *wire.Msg) []byte {
 }
 
 func TestResolvConfIsReadAgain(t *testing.T) {
-	one := resolve(t, "127.0.0.1", 0, says("192.0.2.1"))
+	one := resolve(t, "127.0.0.1", 0, func(w wire.ResponseWriter, q *wire.Msg) {
+		if q.Question[0].Name == "new.org." {
+			code(wire.RcodeNameError, soa(60, 60))(w, q)
+			return
+		}
+		says("192.0.2.1")(w, q)
+	})
 	two := resolve(t, "127.0.0.2", one.address.Port(), says("192.0.2.2"))
 	r := start(t, Options{}, one.address)
 	r.SetTable(tableOf(t, external("www.example.com", "10.1.0.1")))
@@ -596,10 +611,16 @@ func TestResolvConfIsReadAgain(t *testing.T) {
 	if got := answer("a.org."); !strings.HasSuffix(got, "192.0.2.1") {
 		t.Fatalf("before: %q", got)
 	}
+	if got := answer("new.org."); got != "" {
+		t.Errorf("a name that the first server does not know: %q", got)
+	}
 	writeConf(t, r.conf, "example.net", two.address)
 	again()
 	if got := answer("a.org."); !strings.HasSuffix(got, "192.0.2.2") {
 		t.Errorf("after: %q", got)
+	}
+	if got := answer("new.org."); !strings.HasSuffix(got, "192.0.2.2") {
+		t.Errorf("a name that only the first server did not know: %q", got)
 	}
 	if got := answer("www.example.com.example.net."); !strings.HasPrefix(got, "www.example.com.example.net. CNAME www.example.com.") {
 		t.Errorf("the new search domain: %q", got)

@@ -85,7 +85,7 @@ func TestNamesAreFoundAsInIstio(t *testing.T) {
 	table := tableOf(t,
 		service("cart", "10.0.0.1", "fd00::1"), service("db", "10.0.3.1", "10.0.3.2"), pod, other, far, service("six", "fd00::6"),
 		external("www.example.com", "10.1.0.1"), external("*.wild.com", "10.1.0.2"), external("*.deep.wild.com", "10.1.0.3"),
-		external("a.wild.com", "10.1.0.4"), external("UPPER.com", "10.1.0.5"), external("dot.example.com.", "10.1.0.6"), external("cart.shop", "10.1.0.7"))
+		external("a.wild.com", "10.1.0.4"), external("UPPER.com", "10.1.0.5"), external("dot.example.com.", "10.1.0.6"), external("cart.shop", "10.1.0.7"), external("mapped.com", "::ffff:10.1.0.8"))
 	n := newNames(table, newPlace("shop", "shop.svc.cluster.local"), []string{"shop.svc.cluster.local", "svc.cluster.local"})
 	for name, tc := range map[string]struct {
 		qtype uint16
@@ -109,6 +109,7 @@ func TestNamesAreFoundAsInIstio(t *testing.T) {
 		"pay.bank.svc.far.cluster.":      {wire.TypeA, []string{"A 10.0.9.1"}},
 		"www.example.com.":               {wire.TypeA, []string{"A 10.1.0.1"}},
 		"www.example.com. 6":             {wire.TypeAAAA, []string{}},
+		"mapped.com.":                    {wire.TypeA, []string{"A 10.1.0.8"}},
 		"upper.com.":                     {wire.TypeA, []string{"A 10.1.0.5"}},
 		"dot.example.com.":               {wire.TypeA, []string{"A 10.1.0.6"}},
 		"x.www.example.com.":             {wire.TypeA, nil},

@@ -84,6 +84,19 @@ func TestTheDestinationThatAFlowHad(t *testing.T) {
 	}
 }
 
+func TestAFlowOfNoZoneIsFound(t *testing.T) {
+	to := netip.MustParseAddrPort("10.9.0.1:53")
+	k := &kernel{answer: func(m netlink.Message) ([]netlink.Message, error) {
+		if plain, err := trackingQuery(asking, asked, 0); err != nil || len(m.Data) != len(plain.Data) {
+			return nil, unix.ENOENT
+		}
+		return []netlink.Message{flow(to)}, nil
+	}}
+	if got, ok := trackingOver(k, slog.New(slog.DiscardHandler)).original(asking, asked); !ok || got != to {
+		t.Errorf("%s, %t, want %s", got, ok, to)
+	}
+}
+
 func TestConnectionTrackingThatKnowsNothing(t *testing.T) {
 	var log lines
 	k := &kernel{answer: func(netlink.Message) ([]netlink.Message, error) { return nil, fmt.Errorf("netlink: %w", unix.ENOENT) }}
