@@ -106,7 +106,7 @@ func measureAll(ctx context.Context, o options, c cores) (*results, error) {
 	if len(rows) == 0 {
 		return nil, fmt.Errorf("-row: no row begins with %q", o.rows)
 	}
-	r := newResults(o.rounds, o.time, peers, c.proxy.Count()+c.load.Count())
+	r := newResults(o.time, peers, c.proxy.Count()+c.load.Count())
 	for _, p := range peers {
 		if p.missing != "" {
 			fmt.Fprintf(os.Stderr, "peers: %s is %s\n", p.name, p.missing)
@@ -114,6 +114,7 @@ func measureAll(ctx context.Context, o options, c cores) (*results, error) {
 	}
 	var failed []error
 	for round := range o.rounds {
+		r.Rounds = round + 1 // of a run that is stopped, those that were begun
 		for _, w := range rows {
 			if w.rounds > 0 && round >= w.rounds {
 				continue

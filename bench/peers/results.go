@@ -54,8 +54,8 @@ type gap struct {
 	Why  string `json:"why"`
 }
 
-func newResults(rounds int, window time.Duration, peers []*peer, cores int) *results {
-	r := &results{Date: time.Now().UTC().Format(time.DateOnly), Rounds: rounds, Seconds: window.Seconds(), Machine: thisMachine(cores)}
+func newResults(window time.Duration, peers []*peer, cores int) *results {
+	r := &results{Date: time.Now().UTC().Format(time.DateOnly), Seconds: window.Seconds(), Machine: thisMachine(cores)}
 	for _, p := range peers {
 		r.Peers = append(r.Peers, peerResult{p.name, p.about, p.version, p.missing})
 	}
