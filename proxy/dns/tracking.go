@@ -172,50 +172,50 @@ func trackedDestination(b []byte) (to netip.AddrPort, ok bool, err error) {
 	if len(b) < nfHeader {
 		return to, false, fmt.Errorf("an answer of %d bytes", len(b))
 	}
-	var addr netip.Addr
-	var port uint16
-	walk := func(n uint16, inner func(*netlink.AttributeDecoder) error) func(*netlink.AttributeDecoder) error {
-		return func(d *netlink.AttributeDecoder) error {
-			for d.Next() {
-				if d.Type() == n {
-					d.Nested(inner)
-				}
-			}
-			return nil
-		}
-	}
-	tuple := func(d *netlink.AttributeDecoder) error {
-		for d.Next() {
-			switch d.Type() {
-			case ctaTupleIP:
-				d.Nested(func(d *netlink.AttributeDecoder) error {
-					for d.Next() {
-						if d.Type() == ctaV4Dst || d.Type() == ctaV6Dst {
-							addr, _ = netip.AddrFromSlice(d.Bytes())
-						}
-					}
-					return nil
-				})
-			case ctaTupleProto:
-				d.Nested(func(d *netlink.AttributeDecoder) error {
-					for d.Next() {
-						if d.Type() == ctaDstPort {
-							port = d.Uint16()
-						}
-					}
-					return nil
-				})
-			}
-		}
-		return nil
-	}
 	d, err := netlink.NewAttributeDecoder(b[nfHeader:])
 	if err != nil {
 		return to, false, err
 	}
 	d.ByteOrder = binary.BigEndian
-	if err := errors.Join(walk(ctaTupleOrig, tuple)(d), d.Err()); err != nil {
+	var addr netip.Addr
+	var port uint16
+	within(d, ctaTupleOrig, func(d *netlink.AttributeDecoder) {
+		switch d.Type() {
+		case ctaTupleIP:
+			d.Nested(each(func(d *netlink.AttributeDecoder) {
+				if d.Type() == ctaV4Dst || d.Type() == ctaV6Dst {
+					addr, _ = netip.AddrFromSlice(d.Bytes())
+				}
+			}))
+		case ctaTupleProto:
+			d.Nested(each(func(d *netlink.AttributeDecoder) {
+				if d.Type() == ctaDstPort {
+					port = d.Uint16()
+				}
+			}))
+		}
+	})
+	if err := d.Err(); err != nil {
 		return to, false, err
 	}
 	return netip.AddrPortFrom(addr, port), addr.IsValid() && port != 0, nil
+}
+
+// within reads the attributes in those of type n.
+func within(d *netlink.AttributeDecoder, n uint16, read func(*netlink.AttributeDecoder)) {
+	for d.Next() {
+		if d.Type() == n {
+			d.Nested(each(read))
+		}
+	}
+}
+
+// each reads attributes one by one; the decoder keeps what is wrong with them.
+func each(read func(*netlink.AttributeDecoder)) func(*netlink.AttributeDecoder) error {
+	return func(d *netlink.AttributeDecoder) error {
+		for d.Next() {
+			read(d)
+		}
+		return nil
+	}
 }
