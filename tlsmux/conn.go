@@ -74,7 +74,7 @@ func (c *Conn) failure(err error) error {
 func (c *Conn) WaitReadable() error { return c.layer.WaitReadable() }
 
 // Write writes all of p, however many records that makes, in one system call
-// for each 64 KiB.
+// for as many as a buffer holds: four, or sixteen of a large write.
 func (c *Conn) Write(p []byte) (int, error) { return c.layer.Write(p) }
 
 // CloseWrite sends a close_notify and a FIN (RFC 8446, section 6.1). The other

@@ -323,23 +323,25 @@ const rekeyAfter = 1 << 24
 // errFinished is a write after CloseWrite.
 var errFinished = errors.New("tls: the connection is closed for writing") //nolint:gochecknoglobals // an error value
 
-// Write writes all of p in records of 16 KiB, four to a system call.
+// Write writes all of p in records of 16 KiB, as many to a system call as the
+// buffer holds.
 func (l *layer13) Write(p []byte) (int, error) {
 	r := l.records
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	buf := writeBuffers.Get().(*[]byte)
+	buf := writeBuffers.Get(len(p) > readAhead)
 	defer writeBuffers.Put(buf)
+	most := len(buf.Bytes) / maxRecord * maxPlaintext
 	written := 0
 	for written < len(p) {
 		if l.finished {
 			return written, errFinished
 		}
-		out, err := l.rekeyed((*buf)[:0])
+		out, err := l.rekeyed(buf.Bytes[:0])
 		if err != nil {
 			return written, err
 		}
-		batch := p[written:min(len(p), written+4*maxPlaintext)]
+		batch := p[written:min(len(p), written+most)]
 		for b := batch; len(b) > 0; {
 			n := min(len(b), maxPlaintext)
 			out = l.out.seal(out, typeApplicationData, b[:n])

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"outrider/tlsmux/slab"
 )
 
 // records is the connection beneath TLS, as records: of crypto/tls during the
@@ -29,8 +31,10 @@ type records struct {
 	raw syscall.RawConn // nil: no descriptor of our own kind, plain reads
 
 	// Reading side; used by one reader at a time.
-	buf        *[readAhead]byte // nil while empty
-	start, end int              // of what is buffered
+	taken      *slab.Buffer // nil while empty
+	buf        []byte       // that of taken
+	start, end int          // of what is buffered
+	many       bool         // the last read filled the buffer
 	// part has the first partLen bytes of a record while a layer13 waits for
 	// the others; nil else.
 	part       *[maxRecord]byte
@@ -61,6 +65,10 @@ type records struct {
 // holds what a 64 KiB write makes.
 const readAhead = 4 * maxRecord
 
+// readFurther is for connections on which that was full the last time: a system
+// call that finds more costs less for each byte.
+const readFurther = 4 * readAhead
+
 // Sizes of RFC 8446, sections 5.1 and 5.2.
 const (
 	recordHeaderSize = 5
@@ -71,8 +79,8 @@ const (
 
 //nolint:gochecknoglobals // pools have no state of their own
 var (
-	readBuffers  = sync.Pool{New: func() any { return new([readAhead]byte) }}
-	writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, readAhead); return &b }}
+	readBuffers  = slab.NewPool(readAhead, readFurther)
+	writeBuffers = slab.NewPool(readAhead, readFurther)
 	partBuffers  = sync.Pool{New: func() any { return new([maxRecord]byte) }}
 )
 
@@ -167,9 +175,9 @@ func (r *records) consume(n int) {
 }
 
 func (r *records) drop() {
-	if r.buf != nil {
-		readBuffers.Put(r.buf)
-		r.buf, r.start, r.end = nil, 0, 0
+	if r.taken != nil {
+		readBuffers.Put(r.taken)
+		r.taken, r.buf, r.start, r.end = nil, nil, 0, 0
 	}
 }
 
@@ -221,8 +229,9 @@ func (r *records) fill() error {
 		r.dry = false // the end is to be seen again, whether we wait or not
 		return io.EOF
 	}
-	r.dry = r.end+r.pollN < readAhead
 	r.end += r.pollN
+	r.dry = r.end < len(r.buf)
+	r.many = r.end >= readAhead
 	return nil
 }
 
@@ -246,14 +255,15 @@ func (r *records) tryRead(fd uintptr) bool {
 func (r *records) take() {
 	switch {
 	case r.buf == nil:
-		r.buf = readBuffers.Get().(*[readAhead]byte)
+		r.taken = readBuffers.Get(r.many)
+		r.buf = r.taken.Bytes
 		if r.part != nil {
-			r.start, r.end = 0, copy(r.buf[:], r.part[:r.partLen])
+			r.start, r.end = 0, copy(r.buf, r.part[:r.partLen])
 			partBuffers.Put(r.part)
 			r.part, r.partLen = nil, 0
 		}
 	case r.start > 0:
-		r.start, r.end = 0, copy(r.buf[:], r.buf[r.start:r.end])
+		r.start, r.end = 0, copy(r.buf, r.buf[r.start:r.end])
 	}
 }
 
@@ -364,27 +374,24 @@ func (r *records) tryWrite(p []byte) (int, error) {
 }
 
 // cork collects writes until uncork. Only one goroutine may cork.
-func (r *records) cork() *[]byte {
-	buf := writeBuffers.Get().(*[]byte)
+func (r *records) cork() *slab.Buffer {
+	buf := writeBuffers.Get(false)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.corked, r.out = true, (*buf)[:0]
+	r.corked, r.out = true, buf.Bytes[:0]
 	return buf
 }
 
 // uncork writes what was collected, in one system call.
-func (r *records) uncork(buf *[]byte) error {
+func (r *records) uncork(buf *slab.Buffer) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	defer writeBuffers.Put(buf)
 	out := r.out
 	r.corked, r.out = false, nil
-	var err error
-	if len(out) > 0 {
-		_, err = r.send(out)
+	if len(out) == 0 {
+		return nil
 	}
-	*buf = out[:0]
-	if cap(out) <= 2*readAhead {
-		writeBuffers.Put(buf)
-	}
+	_, err := r.send(out)
 	return err
 }

@@ -9,7 +9,7 @@ func (d *flow) carry() (failed, error) {
 	for {
 		n, rerr := d.read()
 		if n > 0 {
-			err := d.passOn(d.room.buf[:n])
+			err := d.passOn(d.room.read(n))
 			d.room.Drop()
 			if err != nil {
 				return writing, err
