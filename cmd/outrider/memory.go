@@ -24,11 +24,11 @@ const (
 	// collector runs as often as it must.
 	memoryShare = 0.9
 
-	trimEvery = 5 * time.Second
+	trimEvery = 2 * time.Second
 	// trimQuiet is how little is allocated in that time when nothing happens,
 	// and trimAfter how much since memory was given back last.
-	trimQuiet = 1 << 20  // bytes
-	trimAfter = 16 << 20 // bytes
+	trimQuiet = 512 << 10 // bytes
+	trimAfter = 16 << 20  // bytes
 )
 
 // keepMemory has the garbage collector keep to the container's memory limit and
