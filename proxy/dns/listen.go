@@ -61,19 +61,23 @@ func listenAddresses(text string) ([]netip.AddrPort, error) {
 	return []netip.AddrPort{unmap(a)}, nil
 }
 
-// bind opens a for both protocols. Port 0 is any one port.
+// bind opens a for both protocols. Port 0 is any port that both have free.
 func (s *Server) bind(a netip.AddrPort) error {
-	t, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a)) // first: fewer ports are free
-	if err != nil {
-		return err
+	for tries := 20; ; tries-- {
+		t, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a)) // first: fewer ports are free
+		if err != nil {
+			return err
+		}
+		bound := localOf(t.Addr())
+		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(bound))
+		if err == nil {
+			s.tcp, s.udp = append(s.tcp, t), append(s.udp, u)
+			s.own[bound] = true
+			return nil
+		}
+		t.Close()
+		if a.Port() != 0 || tries == 0 {
+			return err
+		}
 	}
-	s.tcp = append(s.tcp, t)
-	bound := localOf(t.Addr())
-	u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(bound))
-	if err != nil {
-		return err
-	}
-	s.udp = append(s.udp, u)
-	s.own[bound] = true
-	return nil
 }

@@ -81,15 +81,8 @@ type resolver struct {
 // resolve starts a resolver on address with a port of its own, or port.
 func resolve(t *testing.T, address string, port uint16, answer func(w wire.ResponseWriter, q *wire.Msg)) *resolver {
 	t.Helper()
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), port)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, u := bothPorts(t, netip.AddrPortFrom(netip.MustParseAddr(address), port))
 	r := &resolver{address: localOf(l.Addr())}
-	u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(r.address))
-	if err != nil {
-		t.Fatal(err)
-	}
 	handle := wire.HandlerFunc(func(w wire.ResponseWriter, q *wire.Msg) {
 		r.asked.Add(1)
 		if _, tcp := w.RemoteAddr().(*net.TCPAddr); tcp {
@@ -112,6 +105,27 @@ func resolve(t *testing.T, address string, port uint16, answer func(w wire.Respo
 		})
 	}
 	return r
+}
+
+// bothPorts opens an address for both protocols. Of any one port, the other
+// protocol may have somebody else.
+func bothPorts(t *testing.T, a netip.AddrPort) (*net.TCPListener, *net.UDPConn) {
+	t.Helper()
+	var failed error
+	for range 20 {
+		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(localOf(l.Addr())))
+		if err == nil {
+			return l, u
+		}
+		l.Close()
+		failed = err
+	}
+	t.Fatal(failed)
+	return nil, nil
 }
 
 // says is an answer of one address.
@@ -170,7 +184,7 @@ func start(t *testing.T, o Options, servers ...netip.AddrPort) *rig {
 func startWith(t *testing.T, o Options, change func(*Server), servers ...netip.AddrPort) *rig {
 	t.Helper()
 	r := &rig{t: t, conf: confOf(t, "shop.svc.cluster.local svc.cluster.local", servers...)}
-	o.Listen, o.ResolvConf, o.Namespace, o.Domain = []string{"127.0.0.1:0"}, r.conf, "shop", "shop.svc.cluster.local"
+	o.ResolvConf, o.Namespace, o.Domain = r.conf, "shop", "shop.svc.cluster.local"
 	if o.Timeout == 0 {
 		o.Timeout = 5 * time.Second
 	}
@@ -181,9 +195,8 @@ func startWith(t *testing.T, o Options, change func(*Server), servers ...netip.A
 	if err := r.Server.conf.open(); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.listen(); err != nil {
-		t.Fatal(err)
-	}
+	l, u := bothPorts(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	r.Server.tcp, r.Server.udp, r.own[localOf(l.Addr())] = []*net.TCPListener{l}, []*net.UDPConn{u}, true
 	r.address = r.Addresses()[0].String()
 	change(r.Server)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -39,7 +39,7 @@ func TestServersAreAskedInOrderUntilOneAnswers(t *testing.T) {
 			t.Parallel()
 			first := resolve(t, "127.0.0.1", 0, tc.first)
 			second := resolve(t, "127.0.0.2", first.address.Port(), says("192.0.2.2"))
-			r := start(t, Options{Timeout: time.Second}, first.address, second.address)
+			r := start(t, Options{Timeout: 4 * time.Second}, first.address, second.address)
 			r.SetTable(nil)
 			m := r.ask("udp", query("example.org.", wire.TypeA))
 			if got := texts(m.Answer); len(got) != 1 || !strings.HasSuffix(got[0], " A "+tc.want) {
@@ -67,7 +67,7 @@ func TestNobodyAnswersIsServfail(t *testing.T) {
 	var log lines
 	up := resolve(t, "127.0.0.1", 0, func(wire.ResponseWriter, *wire.Msg) {})
 	registry := stats.New()
-	r := start(t, Options{Timeout: 200 * time.Millisecond, Stats: registry.Scope("outrider").Scope("dns"), Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, up.address)
+	r := start(t, Options{Timeout: time.Second, Stats: registry.Scope("outrider").Scope("dns"), Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, up.address)
 	r.SetTable(nil)
 	if m := r.ask("udp", query("example.org.", wire.TypeA)); m.Rcode != wire.RcodeServerFailure {
 		t.Errorf("%v", m)
