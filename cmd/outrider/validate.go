@@ -54,5 +54,8 @@ func (f *runFlags) commandLine() map[string]any {
 		"log_path": f.logPath, "service_cluster": f.serviceCluster, "service_node": f.serviceNode,
 		"service_zone": f.zone, "drain_time_s": f.drainTimeS, "drain_strategy": f.drainStrategy,
 		"mode": f.mode, "disable_hot_restart": true, "file_flush_interval_msec": f.flushIntervalMsec,
+		"parent_shutdown_time_s": f.parentShutdownS, "component_log_level": f.componentLevel, "log_format": f.logFormat,
+		"admin_address_path": f.adminAddressPath, "reject_unknown_dynamic_fields": f.rejectUnknownDynamic,
+		"ignore_unknown_dynamic_fields": f.ignoreUnknownDynamic,
 	}
 }
