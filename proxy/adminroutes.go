@@ -9,8 +9,19 @@ import (
 	"outrider/proxy/xds"
 )
 
+// adminFileRoutes are the route configurations of files, by name.
+func (d *discovery) adminFileRoutes() map[string]admin.Route {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string]admin.Route{}
+	for rds, r := range d.fileRouted {
+		out[rds.Name] = admin.Route{Name: rds.Name, Dynamic: true, Updated: r.updated, Source: r.config.Source}
+	}
+	return out
+}
+
 // adminRoutes are the route configurations: inline ones of the listeners in use,
-// then those of streams by name.
+// then those of files and streams by name.
 func (s *Server) adminRoutes() []admin.Route {
 	var out []admin.Route
 	for _, l := range s.listeners.sorted() {
@@ -23,7 +34,7 @@ func (s *Server) adminRoutes() []admin.Route {
 			}
 		}
 	}
-	dynamic := map[string]admin.Route{}
+	dynamic := s.discovery.adminFileRoutes()
 	for _, one := range s.discovery.streams.all() {
 		for name, v := range one.routes.Names() {
 			r := admin.Route{Name: name, Dynamic: true, Version: v.Info, Updated: v.Updated}

@@ -38,6 +38,7 @@ type discovery struct {
 	refused     map[string]Refusal            // guarded by mu; by file
 	assignments map[string]*config.Assignment // guarded by mu; by serviceKey
 	following   map[string]bool               // guarded by mu; files of EDS
+	fileRouted  map[*config.RDS]fileRoute     // guarded by mu; route configurations of files
 	last        map[string]string             // guarded by mu; by file: the content that was applied or refused last
 	clusters    []*config.Cluster             // guarded by mu; static and dynamic, but those of a stream
 	lds, cds    string                        // guarded by mu; version_info of the last update, "" for none

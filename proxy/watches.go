@@ -132,13 +132,45 @@ func (d *discovery) fileRoutes(rds *config.RDS, update func(*config.RouteConfig)
 	if rds.Source == nil || rds.Source.Path == "" {
 		return nil, fmt.Errorf("rds %q: there is no source", rds.Name)
 	}
-	return d.followContent(rds.Source, func(text []byte) error {
+	stop, err := d.followContent(rds.Source, func(text []byte) error {
 		routes, err := d.routesOf(text, rds.Name)
 		if err != nil {
 			return err
 		}
-		return update(routes)
+		if err := update(routes); err != nil {
+			return err
+		}
+		d.noteRoutes(rds, routes)
+		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		stop()
+		d.noteRoutes(rds, nil)
+	}, nil
+}
+
+// fileRoute is a route configuration that came from a file.
+type fileRoute struct {
+	config  *config.RouteConfig
+	updated time.Time
+}
+
+// noteRoutes notes what rds has brought, for the dump; nil if nobody wants it any
+// more.
+func (d *discovery) noteRoutes(rds *config.RDS, routes *config.RouteConfig) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if routes == nil {
+		delete(d.fileRouted, rds)
+		return
+	}
+	if d.fileRouted == nil {
+		d.fileRouted = map[*config.RDS]fileRoute{}
+	}
+	d.fileRouted[rds] = fileRoute{routes, time.Now()}
 }
 
 // followContent applies a file, and each further content of it until cancel. One

@@ -105,11 +105,17 @@ func TestRoutesComeFromAFile(t *testing.T) {
 	if err != nil || got.String() != "[a]" {
 		t.Fatalf("at the beginning: %s, %v, want [a]", got, err)
 	}
-	defer cancel()
 	write(routeTo(t, "80", "b"))
 	r.eventually("the change", func() bool { return got.String() == "[a b]" })
+	r.eventually("the routes in the dump", func() bool {
+		all := r.adminRoutes()
+		return len(all) == 1 && all[0].Name == "80" && all[0].Dynamic && strings.Contains(protojson.Format(all[0].Source), `"b"`)
+	})
 	if _, err := needsOf(r).routes(&config.RDS{Name: "81", Source: &certs.Source{Path: file}}, got.update); err == nil || !strings.Contains(err.Error(), `there is no route configuration "81"`) {
 		t.Errorf("another name: %v", err)
+	}
+	if cancel(); len(r.adminRoutes()) != 0 {
+		t.Error("routes that nobody wants are in the dump")
 	}
 }
 
