@@ -8,7 +8,11 @@ import (
 
 // Handle is one living secret: its current version, or why there is none.
 // All methods may be called by many goroutines.
-type Handle struct {
+type Handle struct{ *living }
+
+// living is what Handles of one secret share: that of those who use it, and that
+// of its feed, which does not count as a user.
+type living struct {
 	ref Ref
 
 	mu       sync.Mutex
@@ -28,7 +32,7 @@ type Handle struct {
 
 // NewHandle makes the Handle for ref; an inline secret is current at once.
 func NewHandle(ref Ref) *Handle {
-	h := &Handle{ref: ref, changed: make(chan struct{}), initial: make(chan struct{}), since: time.Now()}
+	h := &Handle{&living{ref: ref, changed: make(chan struct{}), initial: make(chan struct{}), since: time.Now()}}
 	if ref.Inline != nil {
 		h.current, h.revision = ref.Inline, 1
 		h.giveUp()

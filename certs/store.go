@@ -2,6 +2,7 @@ package certs
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -21,12 +22,13 @@ type Feeds struct {
 	ADS  Feed // Source.ADS
 }
 
-// Store hands out one Handle for each secret and has them fed.
+// Store hands out one Handle for each secret and has them fed, until nobody has
+// the Handle any more: a control plane may name ever new secrets.
 type Store struct {
 	feeds Feeds
 
 	mu      sync.Mutex
-	handles map[key]*Handle // guarded by mu
+	handles map[key]*lent // guarded by mu
 	// inline is guarded by mu; for the admin interface, which must not keep
 	// them: an update of a listener or a cluster makes new ones.
 	inline  []weak.Pointer[Handle]
@@ -40,8 +42,17 @@ type key struct {
 	ads                 bool
 }
 
+// lent is one secret with a source; its fields are guarded by Store.mu.
+type lent struct {
+	key  key
+	fed  *Handle              // the feed's own
+	used weak.Pointer[Handle] // the users'; nil when the last one has dropped it
+	kept *Handle              // the users', of a secret without a source, which nobody would bring again
+	stop context.CancelFunc   // of the feed
+}
+
 // NewStore makes an empty store.
-func NewStore(feeds Feeds) *Store { return &Store{feeds: feeds, handles: map[key]*Handle{}} }
+func NewStore(feeds Feeds) *Store { return &Store{feeds: feeds, handles: map[key]*lent{}} }
 
 // SetStatic publishes secrets of the configuration, to be named without a
 // source.
@@ -52,8 +63,8 @@ func (s *Store) SetStatic(secrets []*Secret) {
 }
 
 // Get is the handle of ref, made on first use and fed from its source as soon
-// as Run runs. It does not block. An inline ref has a handle of its own each
-// time.
+// as Run runs, as long as somebody has it: the end is noticed when memory is
+// collected. It does not block. An inline ref has a handle of its own each time.
 func (s *Store) Get(ref Ref) *Handle {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,22 +77,44 @@ func (s *Store) Get(ref Ref) *Handle {
 	if ref.Source != nil {
 		k.path, k.cluster, k.ads = ref.Source.Path, ref.Source.Cluster, ref.Source.ADS
 	}
-	h := s.handles[k]
-	if h == nil {
-		h = NewHandle(ref)
-		s.handles[k] = h
-		s.feed(h)
+	one := s.handles[k]
+	if one == nil {
+		one = &lent{key: k, fed: NewHandle(ref), stop: func() {}}
+		s.handles[k] = one
+		s.feed(one)
+	}
+	if h := one.used.Value(); h != nil {
+		return h
+	}
+	h := &Handle{one.fed.living}
+	one.used = weak.Make(h)
+	if ref.Source == nil {
+		one.kept = h
+	} else {
+		runtime.AddCleanup(h, s.dropped, one)
 	}
 	return h
 }
 
-// feed starts h's feed; mu is held.
-func (s *Store) feed(h *Handle) {
+// dropped ends the feed of a secret whose users are gone.
+func (s *Store) dropped(one *lent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one.used.Value() == nil && s.handles[one.key] == one { // else somebody has asked again
+		one.stop()
+		delete(s.handles, one.key)
+	}
+}
+
+// feed starts the feed of one; mu is held.
+func (s *Store) feed(one *lent) {
+	h := one.fed
 	feed := s.feedOf(h.ref)
 	if feed == nil || s.run == nil {
 		return
 	}
-	ctx := s.run
+	ctx, stop := context.WithCancel(s.run)
+	one.stop = stop
 	s.running.Go(func() { feed(ctx, h) })
 	if limit := h.ref.Source.InitialFetchTimeout; limit > 0 {
 		s.running.Go(func() {
@@ -113,8 +146,8 @@ func (s *Store) feedOf(ref Ref) Feed {
 func (s *Store) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.run = ctx
-	for _, h := range s.handles {
-		s.feed(h)
+	for _, one := range s.handles {
+		s.feed(one)
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
@@ -125,13 +158,16 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-// Handles are all handles but inline ones, in the order of their names.
+// Handles are all handles but inline ones, in the order of their names. Whoever
+// keeps one keeps its secret fed.
 func (s *Store) Handles() []*Handle {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]*Handle, 0, len(s.handles))
-	for _, h := range s.handles {
-		out = append(out, h)
+	for _, one := range s.handles {
+		if h := one.used.Value(); h != nil {
+			out = append(out, h)
+		}
 	}
 	return SortByName(out)
 }

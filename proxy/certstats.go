@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"maps"
 	"sync"
 	"time"
+	"weak"
 
 	"outrider/certs"
 	"outrider/proxy/stats"
@@ -15,9 +17,17 @@ type certTotals struct {
 	counts map[countKey]uint64 // guarded by mu
 }
 
+// countKey does not keep the handle.
 type countKey struct {
-	of   *certs.Handle
+	of   weak.Pointer[certs.Handle]
 	what string
+}
+
+// prune forgets the handles that are gone.
+func (t *certTotals) prune() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.counts, func(k countKey, _ uint64) bool { return k.of.Value() == nil })
 }
 
 // grow adds to c what n is more than at the last call.
@@ -35,6 +45,7 @@ func (t *certTotals) grow(c *stats.Counter, key countKey, n uint64) {
 // each cluster. Two secrets of one name count together, and of times the first
 // is shown.
 func (s *Server) certStats() {
+	s.stats.certs.prune()
 	times := map[string]map[string]time.Time{}
 	for _, h := range s.secrets.Handles() {
 		name := h.Ref().Name
@@ -101,10 +112,10 @@ func certTimes(times map[string]time.Time, h *certs.Handle) {
 
 func (s *Server) certCounts(scope *stats.Scope, h *certs.Handle) {
 	totals := &s.stats.certs
-	totals.grow(scope.Counter("attempts"), countKey{h, "attempts"}, h.SourceStats().Attempts)
-	totals.grow(scope.Counter("rotations"), countKey{h, "rotations"}, h.Rotations())
+	totals.grow(scope.Counter("attempts"), countKey{weak.Make(h), "attempts"}, h.SourceStats().Attempts)
+	totals.grow(scope.Counter("rotations"), countKey{weak.Make(h), "rotations"}, h.Rotations())
 	_, failures := h.Failures()
 	for reason, n := range failures {
-		totals.grow(scope.Valued("failures", "outrider_reason", reason), countKey{h, "failures." + reason}, n)
+		totals.grow(scope.Valued("failures", "outrider_reason", reason), countKey{weak.Make(h), "failures." + reason}, n)
 	}
 }

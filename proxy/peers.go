@@ -263,8 +263,10 @@ func (p *peers) unwatched() map[*certs.Handle]*bundle {
 }
 
 // follow holds the peers of a bundle against each version of it, until ctx
-// ends.
+// ends or there have been none for a while.
 func (p *peers) follow(ctx context.Context, h *certs.Handle, b *bundle) {
+	idle := time.NewTicker(longestWait)
+	defer idle.Stop()
 	for {
 		changed := h.Changed() // before the look: what changes meanwhile is looked at again
 		p.mu.Lock()
@@ -279,10 +281,25 @@ func (p *peers) follow(ctx context.Context, h *certs.Handle, b *bundle) {
 		}
 		select {
 		case <-changed:
+		case <-idle.C:
+			if p.forget(h, b) {
+				return
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// forget drops a bundle that vouches for nobody.
+func (p *peers) forget(h *certs.Handle, b *bundle) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(b.legs) > 0 {
+		return false
+	}
+	delete(p.bundles, h)
+	return true
 }
 
 // standing is what is to end l for its bundle's sake, as details; "" if it may

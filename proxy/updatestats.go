@@ -3,9 +3,11 @@ package proxy
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"strings"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -70,7 +72,27 @@ func (d *discovery) updateStats(path string) *updateStats {
 // reset of the counters must not bring it back.
 type secretTotals struct {
 	mu     sync.Mutex
-	counts map[*certs.Handle]certs.HandleStats // guarded by mu
+	counts map[weak.Pointer[certs.Handle]]certs.HandleStats // guarded by mu; does not keep them
+	names  map[string]bool                                  // guarded by mu; whose metrics there are
+}
+
+// prune forgets the handles that are gone, and returns the names that have none
+// any more.
+func (s *secretTotals) prune(now []*certs.Handle) (gone []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.counts, func(h weak.Pointer[certs.Handle], _ certs.HandleStats) bool { return h.Value() == nil })
+	before := s.names
+	s.names = map[string]bool{}
+	for _, h := range now {
+		s.names[h.Ref().Name] = true
+	}
+	for name := range before {
+		if !s.names[name] {
+			gone = append(gone, name)
+		}
+	}
+	return gone
 }
 
 // growth is now less what was there at the last call.
@@ -78,10 +100,11 @@ func (s *secretTotals) growth(h *certs.Handle, now certs.HandleStats) certs.Hand
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.counts == nil {
-		s.counts = map[*certs.Handle]certs.HandleStats{}
+		s.counts = map[weak.Pointer[certs.Handle]]certs.HandleStats{}
 	}
-	before := s.counts[h]
-	s.counts[h] = now
+	key := weak.Make(h)
+	before := s.counts[key]
+	s.counts[key] = now
 	return certs.HandleStats{
 		Attempts: now.Attempts - before.Attempts, Successes: now.Successes - before.Successes,
 		Failures: now.Failures - before.Failures, Rejected: now.Rejected - before.Rejected,
@@ -89,16 +112,25 @@ func (s *secretTotals) growth(h *certs.Handle, now certs.HandleStats) certs.Hand
 	}
 }
 
+func (s *Server) sdsScope(name string) *stats.Scope {
+	return s.registry.Scope("sds").Tagged("envoy_xds_resource_name", name)
+}
+
 // secretStats are sds.<name>.*, and what is of certificates.
 func (s *Server) secretStats() {
-	for _, h := range s.secrets.Handles() {
+	handles := s.secrets.Handles()
+	for _, name := range s.stats.secrets.prune(handles) {
+		s.sdsScope(name).Remove()
+		s.certScope(name).Remove()
+	}
+	for _, h := range handles {
 		name := h.Ref().Name
 		if name == "" {
 			continue
 		}
 		secret, err := h.Current()
 		if h.Ref().Source != nil {
-			scope := s.registry.Scope("sds").Tagged("envoy_xds_resource_name", name)
+			scope := s.sdsScope(name)
 			u, n := newUpdateStats(scope), s.stats.secrets.growth(h, h.Stats())
 			u.attempt.Add(n.Attempts)
 			u.success.Add(n.Successes)
