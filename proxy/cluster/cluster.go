@@ -249,6 +249,22 @@ func (c *Cluster) acquire() bool {
 	return false
 }
 
+// hold counts a user of c in. Whoever had c in hand when it was replaced must not
+// notice: then it is a user of the cluster that has the name now. That one is what
+// to release; nil if the cluster has been removed.
+func (c *Cluster) hold() *Cluster {
+	for holder := c; ; {
+		if holder.acquire() {
+			return holder
+		}
+		next := c.successor()
+		if next == nil || next == holder {
+			return nil
+		}
+		holder = next
+	}
+}
+
 func (c *Cluster) release() {
 	if c.users.Add(-1) == 0 && c.onGone != nil {
 		c.onGone()

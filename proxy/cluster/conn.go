@@ -19,6 +19,7 @@ import (
 type Conn struct {
 	relay.Conn
 	cluster *Cluster
+	holder  *Cluster // who counts it as a user (Cluster.hold)
 	host    *Host
 	state   *tlsmux.State
 	start   time.Time
@@ -65,7 +66,7 @@ func (c *Conn) Close() error {
 		c.host.conns.remove(c)
 		c.cluster.breakerOf(c.high).cx.release()
 		c.cluster.closed(c.host, c.start, ending{established: !c.requests, byPeer: c.byPeer.Load()})
-		c.cluster.release()
+		c.holder.release()
 	})
 	return c.err
 }

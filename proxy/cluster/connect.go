@@ -160,7 +160,7 @@ func (c *Cluster) connect(ctx context.Context, h *Host, req *Request) (*Conn, er
 	if c.outlier != nil && (!req.requests || c.cfg.Outlier.SplitExternalLocal) {
 		c.outlier.connected(h)
 	}
-	conn := &Conn{Conn: rc, cluster: c, host: h, state: state, start: start, requests: req.requests, high: req.high}
+	conn := &Conn{Conn: rc, cluster: c, holder: c, host: h, state: state, start: start, requests: req.requests, high: req.high}
 	if c.cfg.CloseOnHealthFailure {
 		h.conns.add(conn)
 	}

@@ -58,7 +58,8 @@ func (c *Cluster) UnadmitConn(h *Host, high bool) {
 // with an error. It blocks until it is connected, connect_timeout has passed or
 // ctx ends; its errors are those of Connect.
 func (c *Cluster) ConnectHost(ctx context.Context, h *Host, req Request, high bool) (*Conn, error) {
-	if !c.acquire() {
+	holder := c.hold()
+	if holder == nil {
 		c.UnadmitConn(h, high)
 		return nil, flow.End(flow.StageCluster, flow.NoClusterFound, fmt.Errorf("cluster %q has been removed", c.cfg.Name))
 	}
@@ -70,9 +71,10 @@ func (c *Cluster) ConnectHost(ctx context.Context, h *Host, req Request, high bo
 	conn, err := c.connect(ctx, h, &req)
 	if err != nil {
 		c.breakerOf(high).cx.release()
-		c.release()
+		holder.release()
 		return nil, err
 	}
+	conn.holder = holder
 	return conn, nil
 }
 

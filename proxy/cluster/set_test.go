@@ -109,6 +109,49 @@ func TestReplacingAClusterUnderLoadFailsNoConnection(t *testing.T) {
 	}
 }
 
+// A request's connection is made some time after its host was chosen.
+func TestAClusterIsReplacedBetweenAChoiceAndItsConnection(t *testing.T) {
+	address := echo(t)
+	version := func(digest string) *config.Cluster {
+		return cfgOf("a", func(c *config.Cluster) { c.Assignment, c.Digest = endpoints(address), digest })
+	}
+	opts := Options{Stats: stats.New()}
+	s := setOf(t, opts, version("1"))
+	connect := func(change func()) (*Conn, error) {
+		c := s.Get("a")
+		h, err := c.Choose(&Request{})
+		if err != nil || !c.AdmitConn(h, false, true) {
+			t.Fatal(err)
+		}
+		change()
+		return c.ConnectHost(t.Context(), h, Request{}, false)
+	}
+	conn, err := connect(func() {
+		for _, digest := range []string{"2", "3"} {
+			if err := s.Apply([]*config.Cluster{version(digest)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Remove("a")
+	if n := gauge(opts, "a", "upstream_cx_active"); n != 1 {
+		t.Errorf("upstream_cx_active %d, want 1", n)
+	}
+	conn.Close()
+	if n := counter(opts, "a", "upstream_cx_total"); n != 0 {
+		t.Errorf("upstream_cx_total %d after the last connection, want a new counter", n)
+	}
+
+	s = setOf(t, opts, version("4"))
+	var end *flow.EndError
+	if _, err := connect(func() { s.Remove("a") }); !errors.As(err, &end) || end.Flags != flow.NoClusterFound {
+		t.Errorf("connect over a removed cluster: %v, want NC", err)
+	}
+}
+
 func TestCloseConnectionsOnHealthFailure(t *testing.T) {
 	address := echo(t)
 	s := setOf(t, Options{}, cfgOf("a", func(c *config.Cluster) {
