@@ -28,6 +28,7 @@ type hop struct {
 	listen, target string
 	in, out        bool   // mTLS towards the client, towards the target
 	http           string // "", or what the client speaks: h1, h2
+	admin          string // where profiles are asked for; "" if they are not
 }
 
 // role is the name of the certificate that the proxy holds.
@@ -68,6 +69,7 @@ type bed struct {
 	sessions tls.ClientSessionCache
 	resumed  atomic.Int64
 	dirs     []string
+	admins   []string // of the proxies, if profiles are taken
 }
 
 // Time limits.
@@ -160,6 +162,12 @@ func (b *bed) start(ctx context.Context, h hop) (addr string, err error) {
 		return "", err
 	}
 	b.dirs = append(b.dirs, h.dir)
+	if b.h.profiles != "" {
+		if h.admin, err = b.h.freeAddr(); err != nil {
+			return "", err
+		}
+		b.admins = append(b.admins, h.admin)
+	}
 	argv, env, err := b.peer.command(b.peer, h)
 	if err != nil {
 		return "", err

@@ -21,6 +21,9 @@ const envoyTemplate = `
             tls_certificates: [{certificate_chain: {filename: {{.Cert}}}, private_key: {filename: {{.Key}}}}]
             validation_context: {trusted_ca: {filename: {{.Root}}}}
 {{- end -}}
+{{- if .Admin}}
+admin: {address: {socket_address: {address: {{.AdminHost}}, port_value: {{.AdminPort}}}}}
+{{- end}}
 static_resources:
   listeners:
   - name: in
@@ -82,6 +85,7 @@ type configData struct {
 	ListenHost, ListenPort, TargetHost, TargetPort string
 	Listen, Target                                 string
 	Cert, Key, Both, Root, Dir                     string
+	Admin, AdminHost, AdminPort                    string // "" without
 	Module                                         string // nginx's for streams, if it is not built in
 	Files                                          int    // that may be open
 	In, Out, HTTP, HTTP2In, HTTP2Out               bool
@@ -94,6 +98,9 @@ func (h hop) data() configData {
 		Root: h.ids.file("root.pem"), Module: nginxStream(), Files: filesAllowed(),
 		// between proxies HTTP/2, at the ends what the client speaks
 		HTTP2In: h.http != "" && (h.in || h.http == "h2"), HTTP2Out: h.http != "" && (h.out || h.http == "h2"),
+	}
+	if d.Admin = h.admin; d.Admin != "" {
+		d.AdminHost, d.AdminPort = hostPort(d.Admin)
 	}
 	d.ListenHost, d.ListenPort = hostPort(h.listen)
 	d.TargetHost, d.TargetPort = hostPort(h.target)

@@ -22,6 +22,7 @@ type options struct {
 	time        time.Duration
 	docs        string
 	render      bool
+	profiles    string
 }
 
 func main() {
@@ -42,6 +43,7 @@ func run() error {
 	flag.DurationVar(&o.time, "time", time.Second, "how long one measure takes, without its warm-up")
 	flag.StringVar(&o.docs, "docs", "", "directory that takes performance.json, .md and .svg; nothing is written without it")
 	flag.BoolVar(&o.render, "render", false, "measure nothing: make .md and .svg from -docs' performance.json")
+	flag.StringVar(&o.profiles, "profile", "", "directory that takes CPU profiles of outrider; its figures are then its profiler's too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -75,6 +77,7 @@ type harness struct {
 	warmUp   time.Duration
 	time     time.Duration
 	verified map[string]bool // what is checked already, and need not be again
+	profiles string          // directory of profiles; "" takes none
 	port     int             // the last that a proxy was given
 }
 
@@ -97,6 +100,10 @@ func measureAll(ctx context.Context, o options, c cores) (*results, error) {
 	}
 	if err := raiseFiles(); err != nil {
 		fmt.Fprintln(os.Stderr, "peers: the limit of open files:", err)
+	}
+	if o.profiles != "" {
+		o.peers = "outrider"
+		h.profiles = o.profiles
 	}
 	peers, err := pick(allPeers(ctx, dir), o.peers)
 	if err != nil {
@@ -141,7 +148,7 @@ func (r *results) one(ctx context.Context, h *harness, p *peer, w row, round int
 		}
 		return nil
 	}
-	v, err := h.measure(ctx, p, w)
+	v, err := h.measure(ctx, p, w, round)
 	if len(v) > 0 {
 		r.Samples = append(r.Samples, sample{w.id, p.name, round, v})
 		fmt.Fprintf(os.Stderr, "%d  %-28s %-12s%s\n", round+1, w.id, p.name, v)
@@ -154,13 +161,17 @@ func (r *results) one(ctx context.Context, h *harness, p *peer, w row, round int
 	return err
 }
 
-func (h *harness) measure(ctx context.Context, p *peer, w row) (values, error) {
+func (h *harness) measure(ctx context.Context, p *peer, w row, round int) (values, error) {
 	b, err := h.newBed(ctx, p, w.scene)
 	if err != nil {
 		return nil, err
 	}
 	defer b.close()
+	saved := h.profiled(ctx, w, round, b)
 	v, err := w.measure(ctx, b)
+	if err == nil {
+		err = saved()
+	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w%s", p.name, err, b.logs())
 	}
