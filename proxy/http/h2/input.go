@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"outrider/proxy/relay"
 )
 
 // readSize holds four records of TLS, and the largest frame in any case.
@@ -32,6 +34,25 @@ func (in *input) drop() {
 		readBuffers.Put(in.buf)
 	}
 	in.buf, in.start, in.end = nil, 0, 0
+}
+
+// Take is room to read into, behind what is in it (relay.Buffer).
+func (in *input) Take() []byte {
+	switch {
+	case in.buf == nil:
+		in.buf = readBuffers.Get().(*[readSize]byte)
+	case in.start > 0:
+		in.end = copy(in.buf[:], in.buf[in.start:in.end])
+		in.start = 0
+	}
+	return in.buf[in.end:]
+}
+
+// Drop gives an empty buffer back (relay.Buffer).
+func (in *input) Drop() {
+	if in.len() == 0 {
+		in.drop()
+	}
 }
 
 // lastRead is when bytes last came; zero if none did.
@@ -60,17 +81,14 @@ func (c *conn) need(n int) ([]byte, error) {
 func (c *conn) fill() error {
 	in := &c.in
 	c.tellEnded()
+	var n int
+	var err error
 	if in.len() == 0 {
 		in.drop()
-		if err := c.nc.WaitReadable(); err != nil {
-			return c.readFailure(err)
-		}
-		in.buf = readBuffers.Get().(*[readSize]byte)
-	} else if in.start > 0 {
-		in.end = copy(in.buf[:], in.buf[in.start:in.end])
-		in.start = 0
+		n, err = relay.ReadLazy(c.nc, in)
+	} else {
+		n, err = c.nc.Read(in.Take())
 	}
-	n, err := c.nc.Read(in.buf[in.end:])
 	if n > 0 {
 		in.end += n
 		in.bytes += uint64(n)

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
@@ -192,6 +193,7 @@ func (c *conn) writeLoop() {
 			}
 			c.parked = true
 			c.wake.Wait()
+			c.gather()
 		}
 		c.pump()
 		out := c.out
@@ -207,6 +209,17 @@ func (c *conn) writeLoop() {
 			c.broken(err)
 		}
 		c.stopIfThrough()
+	}
+}
+
+// gather lets the goroutines run that are ready, where there are several
+// streams: what they have to send goes with what woke the writer, in one record
+// and one write(2). mu is held, but not meanwhile.
+func (c *conn) gather() {
+	if len(c.streams) > 1 {
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
 	}
 }
 

@@ -254,3 +254,11 @@ func (r *replayed) WaitReadable() error {
 	}
 	return r.Conn.WaitReadable()
 }
+
+// ReadLazy gives the bytes that were put back first (relay.Lazy).
+func (r *replayed) ReadLazy(b relay.Buffer) (int, error) {
+	if len(r.first) > 0 {
+		return r.Read(b.Take())
+	}
+	return relay.ReadLazy(r.Conn, b)
+}
