@@ -2,7 +2,6 @@ package h2
 
 import (
 	"slices"
-	"time"
 
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
@@ -36,7 +35,7 @@ func (c *client) Open(r codec.Receiver) (codec.Sender, error) {
 		return nil, codec.ErrUnavailable
 	}
 	c.pingIfIdle()
-	s := &stream{c: c.conn, r: r, declared: -1, began: time.Now()}
+	s := &stream{c: c.conn, r: r, declared: -1}
 	c.unsent = append(c.unsent, s)
 	c.add(s)
 	return s, nil

@@ -23,7 +23,8 @@ type input struct {
 	buf        *[readSize]byte
 	start, end int
 	bytes      uint64
-	last       atomic.Int64 // when bytes last came, in nanoseconds of Unix time; 0 is never
+	at         time.Time    // when bytes last came; the reader's
+	last       atomic.Int64 // the same for others, in nanoseconds of Unix time; 0 is never
 }
 
 func (in *input) len() int { return in.end - in.start }
@@ -92,7 +93,8 @@ func (c *conn) fill() error {
 	if n > 0 {
 		in.end += n
 		in.bytes += uint64(n)
-		in.last.Store(time.Now().UnixNano())
+		in.at = time.Now()
+		in.last.Store(in.at.UnixNano())
 		return nil
 	}
 	if err == nil {

@@ -1,8 +1,6 @@
 package h2
 
 import (
-	"time"
-
 	"outrider/proxy/http/codec"
 	"outrider/proxy/http/message"
 	"outrider/proxy/relay"
@@ -147,7 +145,7 @@ func (c *conn) attach(s *stream, r codec.Receiver) {
 // accept makes the stream of a request.
 func (c *conn) accept(id uint32, h *message.Head, end bool) *stream {
 	st := &stream{
-		c: c, id: id, gotHead: true, remoteDone: end, began: time.Now(), recvWindow: int64(c.o.InitialStreamWindow),
+		c: c, id: id, gotHead: true, remoteDone: end, began: c.in.at, recvWindow: int64(c.o.InitialStreamWindow),
 		connect: h.Method == "CONNECT", upgrade: c.block.protocol, declared: c.block.declared,
 		taken: uint64(c.block.wire),
 	}

@@ -27,7 +27,7 @@ type stream struct {
 	// upgrade is the protocol of an extended CONNECT, which the receiver sees
 	// as HTTP/1's upgrade.
 	upgrade string
-	began   time.Time
+	began   time.Time // of a client's request: when its head was read
 
 	headSent   bool // our head is in the buffer
 	ended      bool // the last call was made

@@ -53,7 +53,7 @@ func (a *attempt) open() {
 // Ready has the connection that the attempt waited for (pool.Waiter).
 func (a *attempt) Ready(sender codec.Sender, conn *pool.Conn) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	a.pending = nil
 	if s.over || s.router.current != a {
@@ -68,7 +68,7 @@ func (a *attempt) Ready(sender codec.Sender, conn *pool.Conn) {
 // Failed says that there is no connection (pool.Waiter).
 func (a *attempt) Failed(h *cluster.Host, err error) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	a.pending = nil
 	if !s.over && s.router.current == a {
@@ -147,7 +147,7 @@ func (a *attempt) requestSent() {
 // OnGone says that bytes of the request have left (codec.Receiver).
 func (a *attempt) OnGone(n int) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over || s.router.current != a {
 		return
@@ -161,7 +161,7 @@ func (a *attempt) OnGone(n int) {
 // OnHead is the head of the answer, or an informational one (codec.Receiver).
 func (a *attempt) OnHead(h *message.Head, end bool) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over || s.router.current != a {
 		h.Release()
@@ -221,7 +221,7 @@ func (s *stream) tunnels(h *message.Head) bool {
 // OnData is a part of the answer's body (codec.Receiver).
 func (a *attempt) OnData(p []byte, end bool) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over || s.router.current != a {
 		return
@@ -239,7 +239,7 @@ func (a *attempt) OnData(p []byte, end bool) {
 // OnTrailers ends the answer (codec.Receiver).
 func (a *attempt) OnTrailers(t message.Fields) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over || s.router.current != a {
 		return
@@ -275,7 +275,7 @@ func (a *attempt) outcome(o cluster.Outcome) {
 // (codec.Receiver).
 func (a *attempt) OnReset(r codec.Reset) {
 	s := a.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over || s.router.current != a {
 		return

@@ -337,7 +337,7 @@ func (l *link) Async(work func(ctx context.Context) (then func())) {
 		if then == nil {
 			return
 		}
-		s.mu.Lock()
+		s.lock()
 		defer s.mu.Unlock()
 		if !s.over {
 			then()
@@ -351,7 +351,7 @@ func (l *link) After(d time.Duration, then func()) (stop func()) {
 	s := l.stream
 	stopped := false // guarded by s.mu
 	t := time.AfterFunc(d, func() {
-		s.mu.Lock()
+		s.lock()
 		defer s.mu.Unlock()
 		if !s.over && !stopped {
 			then()

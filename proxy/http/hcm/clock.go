@@ -24,16 +24,24 @@ const (
 // before those that were there.
 type clock struct {
 	s       *stream
+	event   time.Time // when what happens now began; zero: nobody has asked
 	touched time.Time // when bytes last moved
 	idle    time.Duration
 	at      [deadlines]time.Time // zero: none
 }
 
-func (c *clock) touch(now time.Time) { c.touched = now }
+// now is when what happens now began: to ask the system for the time for each
+// of the ten times that a request notes costs a tenth of the request.
+func (c *clock) now() time.Time {
+	if c.event.IsZero() {
+		c.event = time.Now()
+	}
+	return c.event
+}
 
 // touchNow notes that bytes moved.
 func (c *clock) touchNow() time.Time {
-	c.touched = time.Now()
+	c.touched = c.now()
 	return c.touched
 }
 
@@ -86,7 +94,7 @@ func (c *clock) stop() {
 // check runs what is due, and returns when to check again; zero for never. The
 // stream's lock is not held.
 func (s *stream) check(now time.Time) time.Time {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	c := &s.clock
 	for d := range deadlines {

@@ -15,8 +15,7 @@ type dated struct {
 	text string
 }
 
-func (c *dateCache) now() string {
-	now := time.Now()
+func (c *dateCache) at(now time.Time) string {
 	if d := c.current.Load(); d != nil && d.unix == now.Unix() {
 		return d.text
 	}

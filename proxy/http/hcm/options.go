@@ -75,7 +75,7 @@ func (cn *conn) Refuse(s codec.Sender, r h1.Refusal) codec.Receiver {
 // OnMistake answers what the codec could not read of the rest of a request, for
 // the same reason (h1.Mistaken).
 func (s *stream) OnMistake(r h1.Refusal) bool {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over || s.begun {
 		return false

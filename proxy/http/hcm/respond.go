@@ -34,7 +34,7 @@ func (s *stream) finishHead(h *message.Head) {
 	}
 	dropHop(&h.Fields)
 	if !h.Fields.Has("date") {
-		h.Fields.Add("date", dates.now())
+		h.Fields.Add("date", dates.at(s.clock.now()))
 	}
 	switch cfg.ServerHeader {
 	case config.ServerOverwrite:

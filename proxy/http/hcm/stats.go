@@ -185,7 +185,7 @@ func (m *Manager) ended(s *stream) {
 func (m *Manager) redirected(s *stream, status int) {
 	was := s.http.Status
 	s.http.Status, s.http.Details = status, "internal_redirect"
-	s.info.End = time.Now()
+	s.info.End = s.clock.now()
 	m.logAll(s, "DownstreamEnd")
 	s.http.Status, s.info.End = was, time.Time{}
 	m.stats.rqTotal.Inc()

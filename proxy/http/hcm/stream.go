@@ -52,14 +52,20 @@ type stream struct {
 }
 
 func newStream(cn *conn, s codec.Sender) *stream {
-	now := time.Now()
-	st := &stream{m: cn.m, conn: cn, down: s, info: cn.info.NewRequest(now)}
+	st := &stream{m: cn.m, conn: cn, down: s}
+	st.info = cn.info.NewRequest(st.clock.now())
 	st.http = st.info.HTTP
 	st.http.Protocol = s.Conn().Protocol()
 	st.router.s = st
 	st.clock.s = st
-	st.clock.touch(now)
+	st.clock.touchNow()
 	return st
+}
+
+// lock begins an event: what calls the stream.
+func (s *stream) lock() {
+	s.mu.Lock()
+	s.clock.event = time.Time{}
 }
 
 // context ends with the request.
@@ -70,7 +76,8 @@ func (s *stream) context() context.Context {
 	return s.ctx
 }
 
-// OnHead is the head of the request (codec.Receiver).
+// OnHead is the head of the request (codec.Receiver). The codec has called
+// Request for it just now, so it is of the same event.
 func (s *stream) OnHead(h *message.Head, end bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +143,7 @@ func (s *stream) makeLinks() {
 
 // OnData is a part of the request's body (codec.Receiver).
 func (s *stream) OnData(p []byte, end bool) {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over {
 		return
@@ -154,7 +161,7 @@ func (s *stream) OnData(p []byte, end bool) {
 
 // OnTrailers ends the request (codec.Receiver).
 func (s *stream) OnTrailers(t message.Fields) {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over {
 		return
@@ -183,7 +190,7 @@ func (s *stream) ended(end bool) {
 // OnReset says that the client is gone, or has given the request up
 // (codec.Receiver).
 func (s *stream) OnReset(r codec.Reset) {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over {
 		return
@@ -208,7 +215,7 @@ func (s *stream) OnReset(r codec.Reset) {
 
 // OnGone says that bytes of the answer have left (codec.Receiver).
 func (s *stream) OnGone(n int) {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if s.over {
 		return
@@ -360,7 +367,7 @@ func (s *stream) finish() {
 			v.release()
 		}
 	}
-	s.info.End = time.Now()
+	s.info.End = s.clock.now()
 	s.m.ended(s)
 	s.conn.active.Add(-1)
 	s.conn.idleFrom.Store(s.info.End.UnixNano())
