@@ -43,8 +43,7 @@ type conn struct {
 	ourResets resetRing
 
 	out           *outBuffer // nil while nothing is to be written
-	enc           *hpack.Encoder
-	encodeFirst   bool  // the table's size is to be told in the next block
+	enc           *encoder
 	outFrames     int   // in out and being written
 	outControl    int   // those of them that answer the peer
 	dataFrames    int64 // DATA frames sent
@@ -101,9 +100,7 @@ func newConn(nc relay.Conn, o Options) *conn {
 	c.dec = hpack.NewDecoder(defaultTableSize, c.block.field)
 	c.dec.SetAllowedMaxDynamicTableSize(max(defaultTableSize, c.o.HeaderTableSize))
 	c.block.conn = c
-	c.enc = hpack.NewEncoder(encoded{c})
-	c.enc.SetMaxDynamicTableSizeLimit(c.o.HeaderTableSize)
-	c.encodeFirst = c.o.HeaderTableSize < defaultTableSize
+	c.enc = newEncoder(c.o.HeaderTableSize)
 	return c
 }
 

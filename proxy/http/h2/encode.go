@@ -3,19 +3,8 @@ package h2
 import (
 	"strings"
 
-	"golang.org/x/net/http2/hpack"
-
 	"outrider/proxy/http/message"
 )
-
-// encoded is where the encoder puts its bytes: the connection's buffer.
-type encoded struct{ c *conn }
-
-func (e encoded) Write(p []byte) (int, error) {
-	b := e.c.out // taken by beginBlock
-	b.b = append(b.b, p...)
-	return len(p), nil
-}
 
 // beginBlock leaves room for the header of a HEADERS frame; mu is held, from
 // here to endBlock.
@@ -23,6 +12,7 @@ func (c *conn) beginBlock() (start int) {
 	b := c.buffer()
 	start = len(b.b)
 	b.b = append(b.b, make([]byte, frameHeaderSize)...)
+	c.enc.begin()
 	return start
 }
 
@@ -56,24 +46,8 @@ func (c *conn) endBlock(start int, id uint32, end bool) {
 
 // put encodes one field of a block that is begun.
 func (c *conn) put(name, value string) {
-	if c.encodeFirst || !changing(name, value) {
-		c.encodeFirst = false
-		c.enc.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: name == "authorization"}) //nolint:errcheck // encoded does not fail
-		return
-	}
-	b := c.out
-	if name == ":path" {
-		b.b = append(b.b, staticPath)
-	} else {
-		b.b = append(b.b, 0)
-		b.b = appendString(b.b, name)
-	}
-	b.b = appendString(b.b, value)
+	c.out.b = c.enc.field(c.out.b, name, value, !changing(name, value))
 }
-
-// staticPath is the index of :path in HPACK's static table, as a literal
-// without indexing.
-const staticPath = 4
 
 // changing reports whether a field is likely to have another value in the next
 // message: to keep it in the table costs more than it saves. nghttp2, which
@@ -88,21 +62,6 @@ func changing(name, value string) bool {
 		return len(value) > 128 || strings.IndexByte(value, '?') >= 0
 	}
 	return len(name)+len(value) > 1024
-}
-
-// appendString appends a string without Huffman coding (RFC 7541, section 5.2).
-func appendString(b []byte, s string) []byte {
-	n := len(s)
-	if n < 127 {
-		b = append(b, byte(n))
-	} else {
-		b = append(b, 127)
-		for n -= 127; n >= 128; n >>= 7 {
-			b = append(b, byte(0x80|n&0x7f))
-		}
-		b = append(b, byte(n))
-	}
-	return append(b, s...)
 }
 
 // encodeHead writes a head; mu is held.

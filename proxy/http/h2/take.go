@@ -273,8 +273,7 @@ func (c *conn) takeSettings(f frame, p []byte) error {
 func (c *conn) apply(s setting) error {
 	switch s.id {
 	case settingTableSize:
-		c.enc.SetMaxDynamicTableSize(min(s.value, c.o.HeaderTableSize))
-		c.encodeFirst = true
+		c.enc.resize(min(s.value, c.o.HeaderTableSize))
 	case settingEnablePush:
 		if s.value > 1 || s.value == 1 && !c.server {
 			return connErrorf(codeProtocol, "SETTINGS_ENABLE_PUSH of %d", s.value)
