@@ -23,7 +23,8 @@ const (
 // one for all of its requests, which is only touched when a deadline comes
 // before those that were there.
 type clock struct {
-	s       *stream
+	s *stream
+	sweepLink
 	event   time.Time // when what happens now began; zero: nobody has asked
 	touched time.Time // when bytes last moved
 	idle    time.Duration
@@ -133,23 +134,37 @@ func (s *stream) check(now time.Time) time.Time {
 type sweep struct {
 	timer *time.Timer
 	at    time.Time // when it fires; zero: it does not
-	live  map[*stream]struct{}
+	first *stream   // of those whose deadlines are looked at
 }
+
+// sweepLink is a stream's place among those, guarded by the connection's lock.
+type sweepLink struct{ prev, next *stream }
 
 // remember has the stream's deadlines looked at.
 func (cn *conn) remember(s *stream) {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
-	if cn.sweep.live == nil {
-		cn.sweep.live = map[*stream]struct{}{}
+	s.clock.next = cn.sweep.first
+	if s.clock.next != nil {
+		s.clock.next.clock.prev = s
 	}
-	cn.sweep.live[s] = struct{}{}
+	cn.sweep.first = s
 }
 
 func (cn *conn) forget(s *stream) {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
-	delete(cn.sweep.live, s)
+	link := &s.clock.sweepLink
+	switch {
+	case link.prev != nil:
+		link.prev.clock.next = link.next
+	case cn.sweep.first == s:
+		cn.sweep.first = link.next
+	}
+	if link.next != nil {
+		link.next.clock.prev = link.prev
+	}
+	*link = sweepLink{}
 }
 
 // wakeAt has the timer fire at that time or before.
@@ -173,8 +188,8 @@ func (cn *conn) wakeAt(at time.Time) {
 func (cn *conn) checkAll() {
 	cn.mu.Lock()
 	cn.sweep.at = time.Time{}
-	all := make([]*stream, 0, len(cn.sweep.live))
-	for s := range cn.sweep.live {
+	var all []*stream
+	for s := cn.sweep.first; s != nil; s = s.clock.next {
 		all = append(all, s)
 	}
 	cn.mu.Unlock()

@@ -70,6 +70,9 @@ type retryState struct {
 func newRetryState(m *route.Match, h *message.Head, mgr *Manager) *retryState {
 	policy := m.Retry()
 	if policy == nil {
+		if !asksForRetries(h) {
+			return nil
+		}
 		policy = &config.RetryPolicy{}
 	}
 	r := &retryState{policy: policy, codes: policy.StatusCodes, left: 1, previousHosts: policy.PreviousHosts}
@@ -96,6 +99,17 @@ func newRetryState(m *route.Match, h *message.Head, mgr *Manager) *retryState {
 	}
 	r.next = r.base
 	return r
+}
+
+// asksForRetries reports whether takeFields would find anything.
+func asksForRetries(h *message.Head) bool {
+	for i := range h.Fields {
+		name := h.Fields[i].Name
+		if strings.HasPrefix(name, "x-envoy-ret") || name == "x-envoy-max-retries" {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *retryState) takeFields(h *message.Head) {

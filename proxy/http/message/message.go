@@ -91,9 +91,13 @@ func (f *Fields) Set(name, value string) {
 
 // Del removes every field of that name and reports whether there was one.
 func (f *Fields) Del(name string) bool {
-	n := len(*f)
-	*f = slices.DeleteFunc(*f, func(x Field) bool { return x.Name == name })
-	return len(*f) != n
+	for i := range *f {
+		if (*f)[i].Name == name {
+			*f = slices.DeleteFunc(*f, func(x Field) bool { return x.Name == name })
+			return true
+		}
+	}
+	return false
 }
 
 // Size is how many bytes the names and values have.
