@@ -373,8 +373,7 @@ func (l *layer13) closeWrite() error {
 		return nil
 	}
 	l.finished = true
-	_, err := r.send(l.out.seal(nil, typeAlert, []byte{1, alertCloseNotify}))
-	return err
+	return r.sendLast(l.out.seal(nil, typeAlert, []byte{1, alertCloseNotify}))
 }
 
 // close does not wait: not for a writer that waits for the peer, and not for

@@ -2,6 +2,7 @@ package tlsmux
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -360,14 +361,40 @@ func (r *records) writeOnce(p []byte) (int, error) {
 	return r.tryWrite(p)
 }
 
-// tryWrite writes what there is room for; mu is held.
+// tryWrite writes what there is room for, and the end follows; mu is held.
 func (r *records) tryWrite(p []byte) (int, error) {
 	if r.raw == nil || r.failed != nil {
 		return r.send(p)
 	}
-	var n int
+	return r.trySend(p)
+}
+
+// sendLast writes what a FIN follows at once, which then goes in the same
+// segment; mu is held.
+func (r *records) sendLast(p []byte) error {
+	if r.raw != nil && r.failed == nil {
+		switch n, err := r.trySend(p); {
+		case err == nil && n == len(p):
+			return nil
+		case err == nil:
+			p = p[n:]
+		case !errors.Is(err, unix.EAGAIN):
+			r.failed = err
+			return err
+		}
+	}
+	_, err := r.send(p)
+	return err
+}
+
+// trySend is one send(2), which does not wait. A segment goes out with what
+// follows: a FIN.
+func (r *records) trySend(p []byte) (n int, err error) {
 	var failed error
-	if err := r.raw.Write(func(fd uintptr) bool { n, failed = unix.Write(int(fd), p); return true }); err != nil {
+	if err := r.raw.Write(func(fd uintptr) bool {
+		n, failed = unix.SendmsgN(int(fd), p, nil, nil, unix.MSG_DONTWAIT|moreComes)
+		return true
+	}); err != nil {
 		return 0, err
 	}
 	return max(n, 0), failed
