@@ -392,7 +392,7 @@ func (r *records) sendLast(p []byte) error {
 func (r *records) trySend(p []byte) (n int, err error) {
 	var failed error
 	if err := r.raw.Write(func(fd uintptr) bool {
-		n, failed = unix.SendmsgN(int(fd), p, nil, nil, unix.MSG_DONTWAIT|moreComes)
+		n, failed = unix.SendmsgN(int(fd), p, nil, nil, unix.MSG_DONTWAIT|unix.MSG_MORE)
 		return true
 	}); err != nil {
 		return 0, err

@@ -49,15 +49,16 @@ func keepMemory(log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	afterEachCollection(ctx, func() { debug.SetGCPercent(gcPercent(readMetric("/gc/heap/live:bytes"))) })
 	var trimming sync.WaitGroup
-	trimming.Go(func() { trim(ctx) })
+	trimming.Go(func() { trim(ctx, log) })
 	return func() {
 		cancel()
 		trimming.Wait()
 	}
 }
 
-// trim gives memory back while nothing happens.
-func trim(ctx context.Context) {
+// trim gives memory back while nothing happens: the first time what only the
+// start needed, of the program too.
+func trim(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
 	for t := (trimmer{}); ; {
@@ -65,6 +66,9 @@ func trim(ctx context.Context) {
 		case <-tick.C:
 			if t.due(readMetric("/gc/heap/allocs:bytes")) {
 				debug.FreeOSMemory()
+				if err := dropProgramPages(); err != nil {
+					log.Debug("the start's pages of the program stay mapped", "error", err)
+				}
 			}
 		case <-ctx.Done():
 			return
@@ -91,11 +95,12 @@ func gcPercent(live uint64) int {
 // trimmer says when to give memory back.
 type trimmer struct{ last, trimmed uint64 }
 
-// due is asked at each tick, with the bytes that have ever been allocated.
+// due is asked at each tick, with the bytes that have ever been allocated. The
+// first quiet tick is due whatever the start took.
 func (t *trimmer) due(allocated uint64) bool {
 	quiet := allocated-t.last < trimQuiet
 	t.last = allocated
-	if !quiet || allocated-t.trimmed < trimAfter {
+	if !quiet || t.trimmed > 0 && allocated-t.trimmed < trimAfter {
 		return false
 	}
 	t.trimmed = allocated

@@ -17,7 +17,7 @@ func TestHowMuchGarbageThereMayBe(t *testing.T) {
 }
 
 func TestMemoryIsGivenBackOnceAfterWork(t *testing.T) {
-	var tr trimmer
+	tr := trimmer{trimmed: 1}
 	for i, step := range []struct {
 		allocated uint64 // since the step before
 		want      bool
@@ -35,6 +35,15 @@ func TestMemoryIsGivenBackOnceAfterWork(t *testing.T) {
 	} {
 		if got := tr.due(tr.last + step.allocated); got != step.want {
 			t.Errorf("step %d: %t, want %t", i, got, step.want)
+		}
+	}
+}
+
+func TestMemoryOfTheStartIsGivenBack(t *testing.T) {
+	var tr trimmer
+	for i, want := range []bool{false, true, false} {
+		if got := tr.due(4 << 20); got != want { // all of it at the start
+			t.Errorf("tick %d: %t, want %t", i, got, want)
 		}
 	}
 }
