@@ -142,11 +142,7 @@ func (c *conn) decode(sec section, p []byte) error {
 	if sec == requestHead || sec == responseHead {
 		b.head = message.NewHead()
 	}
-	_, err := c.dec.Write(p)
-	if err == nil {
-		err = c.dec.Close()
-	}
-	if err != nil {
+	if err := c.dec.decode(p); err != nil {
 		b.head.Release()
 		return connErrorf(codeCompression, "%s", err)
 	}

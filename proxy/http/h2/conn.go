@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
-
 	"outrider/proxy/http/codec"
 	"outrider/proxy/relay"
 )
@@ -21,7 +19,7 @@ type conn struct {
 	opened time.Time
 
 	in     input // of the goroutine that reads
-	dec    *hpack.Decoder
+	dec    *decoder
 	block  block       // the header block being decoded
 	floods floodCounts // of the goroutine that reads
 
@@ -97,8 +95,7 @@ func newConn(nc relay.Conn, o Options) *conn {
 	}
 	c.recvWindow = int64(c.o.InitialConnWindow)
 	c.wake.L = &c.mu
-	c.dec = hpack.NewDecoder(defaultTableSize, c.block.field)
-	c.dec.SetAllowedMaxDynamicTableSize(max(defaultTableSize, c.o.HeaderTableSize))
+	c.dec = newDecoder(max(defaultTableSize, c.o.HeaderTableSize), c.block.field)
 	c.block.conn = c
 	c.enc = newEncoder(c.o.HeaderTableSize)
 	return c

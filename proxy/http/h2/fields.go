@@ -4,8 +4,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http2/hpack"
-
 	"outrider/proxy/http/message"
 )
 
@@ -16,31 +14,33 @@ func (b *block) refuse(detail, what string) {
 	}
 }
 
-// field is called for each field of the block.
-func (b *block) field(f hpack.HeaderField) {
+// field is called for each field of the block. fine says that its characters
+// were looked at before; it is true if they are good.
+func (b *block) field(name, value string, fine bool) bool {
 	if b.section == discarded || b.bad != "" || b.over {
-		return
+		return fine
 	}
-	b.size += len(f.Name) + len(f.Value)
+	b.size += len(name) + len(value)
 	b.count++
 	if b.size > b.conn.o.MaxHeaderBytes || b.count > b.conn.o.MaxHeaders {
 		b.over = true
-		return
+		return fine
 	}
-	if !all(f.Value, inValue) {
-		b.refuse(detailHeader, "the value of "+strconv.Quote(f.Name)+" has a character that is not allowed")
-		return
+	if !fine && !all(value, inValue) {
+		b.refuse(detailHeader, "the value of "+strconv.Quote(name)+" has a character that is not allowed")
+		return false
 	}
-	if strings.HasPrefix(f.Name, ":") {
-		b.pseudo(f.Name, f.Value)
-		return
+	if strings.HasPrefix(name, ":") {
+		b.pseudo(name, value)
+		return true
 	}
-	if !validName(f.Name) {
-		b.refuse(detailHeader, "the name "+strconv.Quote(f.Name)+" is not allowed")
-		return
+	if !fine && !validName(name) {
+		b.refuse(detailHeader, "the name "+strconv.Quote(name)+" is not allowed")
+		return false
 	}
 	b.regular = true
-	b.plain(f.Name, trimmed(f.Value))
+	b.plain(name, trimmed(value))
+	return true
 }
 
 // plain takes a field that is no pseudo-header.

@@ -7,10 +7,7 @@ import "golang.org/x/net/http2/hpack"
 // field in this place was last time: a comparison, where x/net's encoder has
 // two maps with both strings as their keys. It is for one goroutine at a time.
 type encoder struct {
-	table []entry // the dynamic table, the oldest first
-	base  uint64  // how many entries there were before table[0]
-	size  uint32  // of table (RFC 7541, section 4.1)
-	limit uint32  // of size
+	dynamicTable
 
 	place   int // of the next field in its block
 	guesses [placesGuessed]uint64
@@ -21,19 +18,11 @@ type encoder struct {
 	lowest  uint32
 }
 
-// entry is a field of a table.
-type entry struct{ name, value string }
-
 // placesGuessed is of how many fields of a block the entry is remembered.
 const placesGuessed = 32
 
-// entryOverhead is what an entry counts beside its strings.
-const entryOverhead = 32
-
-func (e entry) size() uint32 { return uint32(len(e.name) + len(e.value) + entryOverhead) }
-
 func newEncoder(limit uint32) *encoder {
-	e := &encoder{limit: defaultTableSize}
+	e := &encoder{dynamicTable: dynamicTable{limit: defaultTableSize}}
 	if limit < defaultTableSize {
 		e.resize(limit)
 	}
@@ -80,14 +69,12 @@ func (e *encoder) field(b []byte, name, value string, keep bool) []byte {
 	case index == 0 && at >= 0:
 		index = e.index(at)
 	}
-	added := entry{name, value}
+	added := entry{name: name, value: value}
 	if added.size() > e.limit {
 		return appendValue(appendName(b, 0, 4, index, name), value)
 	}
 	b = appendShorter(appendName(b, 0x40, 6, index, name), value)
-	e.makeRoom(added.size())
-	e.table = append(e.table, added)
-	e.size += added.size()
+	e.add(added)
 	e.guess(place, len(e.table)-1)
 	return b
 }
@@ -122,21 +109,6 @@ func (e *encoder) find(name, value string) (at int, whole bool) {
 		}
 	}
 	return at, false
-}
-
-// makeRoom drops entries until n more bytes fit.
-func (e *encoder) makeRoom(n uint32) {
-	for len(e.table) > 0 && e.size+n > e.limit {
-		e.size -= e.table[0].size()
-		e.table[0] = entry{}
-		e.table = e.table[1:]
-		e.base++
-	}
-}
-
-func (e *encoder) clear() {
-	e.base += uint64(len(e.table))
-	e.table, e.size = nil, 0
 }
 
 // tell says what became of the limit. If it was lower for a while we say that it

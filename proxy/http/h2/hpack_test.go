@@ -52,7 +52,7 @@ func (p *hpackPair) block(fields ...entry) []byte {
 func TestEveryEntryOfTheStaticTableIsOneByte(t *testing.T) {
 	// The decoder's table, read from it: index by index.
 	var all []entry
-	dec := hpack.NewDecoder(0, func(f hpack.HeaderField) { all = append(all, entry{f.Name, f.Value}) })
+	dec := hpack.NewDecoder(0, func(f hpack.HeaderField) { all = append(all, entry{name: f.Name, value: f.Value}) })
 	for i := 1; i <= staticEntries; i++ {
 		if _, err := dec.Write([]byte{0x80 | byte(i)}); err != nil {
 			t.Fatal(err)
@@ -68,14 +68,14 @@ func TestEveryEntryOfTheStaticTableIsOneByte(t *testing.T) {
 
 func TestFieldsOfTheLastMessageAreOneByteEach(t *testing.T) {
 	p := newHPACKPair(t, defaultTableSize)
-	fields := []entry{{":status", "200"}, {"server", "envoy"}, {"x-a", "1"}, {"x-b", "2"}, {"x-a", "3"}}
+	fields := []entry{{name: ":status", value: "200"}, {name: "server", value: "envoy"}, {name: "x-a", value: "1"}, {name: "x-b", value: "2"}, {name: "x-a", value: "3"}}
 	if first := p.block(fields...); len(first) < 20 {
 		t.Errorf("the first time: % x", first)
 	}
 	if again := p.block(fields...); len(again) != len(fields) {
 		t.Errorf("the second time: % x", again)
 	}
-	other := []entry{{"x-a", "3"}, {":status", "200"}, {"x-b", "2"}} // in other places
+	other := []entry{{name: "x-a", value: "3"}, {name: ":status", value: "200"}, {name: "x-b", value: "2"}} // in other places
 	if b := p.block(other...); len(b) != len(other) {
 		t.Errorf("in other places: % x", b)
 	}
@@ -83,11 +83,11 @@ func TestFieldsOfTheLastMessageAreOneByteEach(t *testing.T) {
 
 func TestANameOfTheTableIsNotWrittenAgain(t *testing.T) {
 	p := newHPACKPair(t, defaultTableSize)
-	p.block(entry{"x-long-name-of-a-field", "1"})
-	if b := p.block(entry{"x-long-name-of-a-field", "2"}); len(b) > 3 {
+	p.block(entry{name: "x-long-name-of-a-field", value: "1"})
+	if b := p.block(entry{name: "x-long-name-of-a-field", value: "2"}); len(b) > 3 {
 		t.Errorf("a new value: % x", b)
 	}
-	if b := p.block(entry{"etag", "abc"}); b[0] != 0x0f || b[1] != 34-15 { // without indexing, the name's index
+	if b := p.block(entry{name: "etag", value: "abc"}); b[0] != 0x0f || b[1] != 34-15 { // without indexing, the name's index
 		t.Errorf("etag: % x", b)
 	}
 }
@@ -96,7 +96,7 @@ func TestSecretsAreNeverIndexed(t *testing.T) {
 	for _, name := range []string{"authorization", "proxy-authorization"} {
 		for _, value := range []string{"Basic abc", strings.Repeat("x", 2000)} {
 			p := newHPACKPair(t, defaultTableSize)
-			p.block(entry{name, value})
+			p.block(entry{name: name, value: value})
 			if !p.decoded[0].Sensitive {
 				t.Errorf("%s of %d bytes may be indexed", name, len(value))
 			}
@@ -110,7 +110,7 @@ func TestSecretsAreNeverIndexed(t *testing.T) {
 func TestTableOfTheEncoderIsThatOfTheDecoder(t *testing.T) {
 	p := newHPACKPair(t, defaultTableSize)
 	for i := range 3000 { // entries go, and come back
-		p.block(entry{":method", "GET"}, entry{"x-n", fmt.Sprint(i % 70)}, entry{"x-fixed", "v"}, entry{"x-pad", strings.Repeat("p", i%100)})
+		p.block(entry{name: ":method", value: "GET"}, entry{name: "x-n", value: fmt.Sprint(i % 70)}, entry{name: "x-fixed", value: "v"}, entry{name: "x-pad", value: strings.Repeat("p", i%100)})
 		if p.enc.size > p.enc.limit {
 			t.Fatalf("%d bytes in a table of %d", p.enc.size, p.enc.limit)
 		}
@@ -119,18 +119,18 @@ func TestTableOfTheEncoderIsThatOfTheDecoder(t *testing.T) {
 
 func TestLimitOfTheTableIsToldAsItWasAndIs(t *testing.T) {
 	p := newHPACKPair(t, defaultTableSize)
-	p.block(entry{"a", "b"})
+	p.block(entry{name: "a", value: "b"})
 	p.enc.resize(100)
 	p.enc.resize(200)
-	b := p.block(entry{"a", "b"})
+	b := p.block(entry{name: "a", value: "b"})
 	if !bytes.HasPrefix(b, []byte{0x20, 0x3f, 200 - 31, 0x01}) { // 0, then 200
 		t.Errorf("the updates are % x", b)
 	}
-	if again := p.block(entry{"a", "b"}); len(again) != 1 {
+	if again := p.block(entry{name: "a", value: "b"}); len(again) != 1 {
 		t.Errorf("once more: % x", again)
 	}
 	p.enc.resize(40) // too small for what comes
-	p.block(entry{"a-name", "a value"}, entry{"a", "b"})
+	p.block(entry{name: "a-name", value: "a value"}, entry{name: "a", value: "b"})
 	if len(p.enc.table) != 1 {
 		t.Errorf("the table has %v", p.enc.table)
 	}
@@ -151,7 +151,7 @@ func FuzzEncoder(f *testing.F) {
 				p.block(fields...)
 				fields = nil
 			default:
-				fields = append(fields, entry{names[c&7], values[int(c>>3&7)%len(values)]})
+				fields = append(fields, entry{name: names[c&7], value: values[int(c>>3&7)%len(values)]})
 			}
 		}
 		p.block(fields...)

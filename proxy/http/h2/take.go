@@ -239,7 +239,7 @@ func (c *conn) takeSettings(f frame, p []byte) error {
 	case f.has(flagAck) && len(p) > 0, len(p)%6 != 0:
 		return connErrorf(codeFrameSize, "SETTINGS of %d bytes", len(p))
 	case f.has(flagAck):
-		c.dec.SetAllowedMaxDynamicTableSize(c.o.HeaderTableSize)
+		c.dec.most = c.o.HeaderTableSize
 		return nil
 	}
 	c.mu.Lock()
