@@ -18,7 +18,7 @@ const settle = 6 * time.Second
 // hold for each while nothing happens.
 func idleMemory(counts ...int) func(context.Context, *bed) (values, error) {
 	return func(ctx context.Context, b *bed) (values, error) {
-		if err := sleep(ctx, time.Second); err != nil {
+		if err := sleep(ctx, settle); err != nil {
 			return nil, err
 		}
 		empty, _, err := b.memory()
@@ -87,7 +87,7 @@ func (b *bed) openMany(ctx context.Context, n int) ([]net.Conn, error) {
 // atRest is what a proxy takes when it has nothing to do, and how long it took
 // to be ready.
 func atRest(ctx context.Context, b *bed) (values, error) {
-	if err := sleep(ctx, 2*time.Second); err != nil {
+	if err := sleep(ctx, settle); err != nil {
 		return nil, err
 	}
 	pss, rss, err := b.memory()
