@@ -30,6 +30,9 @@ parts: ## the parts, each beside its baseline
 peers: ## outrider beside Envoy, nginx, haproxy, ghostunnel: docs/performance.md; PEERS="-row bulk -rounds 1" for less
 	./.ci/peers $(or $(PEERS),-docs docs)
 
+scale: ## how cost grows, beside Envoy, and what a fleet takes: docs/scale.md; SCALE="-row chains -rounds 1" for less
+	./.ci/peers -scale $(or $(SCALE),-rounds 2 -docs docs)
+
 hop: ## requests over one hop of mTLS, beside Envoy if ENVOY is its binary
 	$(GO) test -run '^$$' -bench . -benchtime 5s ./bench/hop/
 

@@ -29,6 +29,7 @@ type hop struct {
 	in, out        bool   // mTLS towards the client, towards the target
 	http           string // "", or what the client speaks: h1, h2
 	admin          string // where profiles are asked for; "" if they are not
+	extent
 }
 
 // role is the name of the certificate that the proxy holds.
@@ -45,8 +46,18 @@ func hostPort(addr string) (host, port string) {
 	return host, port
 }
 
+// extent is how much configuration a proxy has, and how many CPUs; zero is one
+// of each.
+type extent struct {
+	chains   int // filter chains by server_names; connections match the last
+	clusters int // connections go to the last
+	workers  int
+}
+
 // scene is what a measure needs.
 type scene struct {
+	extent
+
 	shape   shape
 	http    string // "", h1 or h2
 	tickets bool   // the server lets clients resume
@@ -77,6 +88,11 @@ const (
 	answerTime = 10 * time.Second // for an answer that must come
 	readyTime  = 15 * time.Second // for a proxy to be ready
 )
+
+// readyTime is longer for much configuration.
+func (e extent) readyTime() time.Duration {
+	return readyTime + time.Duration(e.chains+e.clusters)*10*time.Millisecond
+}
 
 // newBed starts a peer in a scene and checks that its work is the same as the
 // others'.
@@ -154,7 +170,7 @@ func (b *bed) startDirect(ctx context.Context) (err error) {
 
 // start starts a proxy, waits until it answers, and returns where it listens.
 func (b *bed) start(ctx context.Context, h hop) (addr string, err error) {
-	h.ids, h.http = b.h.ids, b.scene.http
+	h.ids, h.http, h.extent = b.h.ids, b.scene.http, b.scene.extent
 	if h.listen, err = b.h.freeAddr(); err != nil {
 		return "", err
 	}
@@ -178,7 +194,7 @@ func (b *bed) start(ctx context.Context, h hop) (addr string, err error) {
 // exec starts a process on the proxies' CPU and waits until it answers.
 func (b *bed) exec(ctx context.Context, argv, env []string, secure bool, addr string) error {
 	begin := time.Now()
-	p, err := startProcess(b.h.cores.proxy, argv, env)
+	p, err := startProcess(b.h.cores.proxies(b.scene.workers), argv, env)
 	if err != nil {
 		return err
 	}
@@ -192,8 +208,8 @@ func (b *bed) exec(ctx context.Context, argv, env []string, secure bool, addr st
 		switch {
 		case p.ended():
 			return fmt.Errorf("it ended: %s", p.cmd.ProcessState)
-		case time.Since(begin) > readyTime:
-			return fmt.Errorf("not ready in %s: %w", readyTime, err)
+		case time.Since(begin) > b.scene.readyTime():
+			return fmt.Errorf("not ready in %s: %w", b.scene.readyTime(), err)
 		}
 		if err := sleep(ctx, time.Millisecond); err != nil {
 			return err

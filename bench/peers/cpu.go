@@ -40,6 +40,17 @@ func splitCores(all unix.CPUSet) cores {
 	return c
 }
 
+// proxies are the CPUs for that many workers: beyond one, the load's too.
+func (c cores) proxies(workers int) unix.CPUSet {
+	all := c.proxy
+	for i := 0; i < 1024 && all.Count() < workers; i++ {
+		if c.load.IsSet(i) {
+			all.Set(i)
+		}
+	}
+	return all
+}
+
 // pinSelf has this process begin anew on the load's CPUs, for the Go runtime
 // counts its CPUs when it begins, and returns which CPUs there were.
 func pinSelf() (cores, error) {

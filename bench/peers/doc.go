@@ -6,6 +6,7 @@
 //	go run ./bench/peers                                      # all, about 25 minutes
 //	go run ./bench/peers -row bulk -peer outrider,envoy -rounds 1
 //	go run ./bench/peers -row http -profile DIR               # CPU profiles of outrider alone
+//	go run ./bench/peers -scale -rounds 2                     # how cost grows, outrider and Envoy: docs/scale.md
 //	go run ./bench/peers -render                              # the document again, from the figures kept
 //
 // All share certificates (ECDSA P-256), X25519, TLS 1.3 and AES-128-GCM. The

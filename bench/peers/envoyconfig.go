@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,9 +29,16 @@ static_resources:
   listeners:
   - name: in
     address: {socket_address: {address: {{.ListenHost}}, port_value: {{.ListenPort}}}}
+    {{- if gt (len .Chains) 1}}
+    listener_filters:
+    - name: tls
+      typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}
+    {{- end}}
     filter_chains:
-    - filters:
-      {{- if .HTTP}}
+    {{- range $name := .Chains}}
+    - filter_chain_match: { {{- with $name}}server_names: [{{.}}]{{end -}} }
+      filters:
+      {{- if $.HTTP}}
       - name: http
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
@@ -49,35 +57,38 @@ static_resources:
           stat_prefix: bench
           cluster: next
       {{- end}}
-      {{- if .In}}
+      {{- if $.In}}
       transport_socket:
         name: tls
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
           require_client_certificate: true
-          {{template "tls" .}}
+          {{template "tls" $}}
       {{- end}}
+    {{- end}}
   clusters:
-  - name: next
+  {{- range $name := .Clusters}}
+  - name: {{$name}}
     type: STATIC
     connect_timeout: 5s
     circuit_breakers: {thresholds: [{max_connections: 100000, max_requests: 100000, max_pending_requests: 100000}]}
-    load_assignment: {cluster_name: next, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: {{.TargetHost}}, port_value: {{.TargetPort}}}}}}]}]}
-    {{- if .HTTP2Out}}
+    load_assignment: {cluster_name: {{$name}}, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: {{$.TargetHost}}, port_value: {{$.TargetPort}}}}}}]}]}
+    {{- if $.HTTP2Out}}
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config: {http2_protocol_options: {}}
     {{- end}}
-    {{- if .Out}}
+    {{- if $.Out}}
     transport_socket:
         name: tls
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
           sni: ` + serverName + `
           max_session_keys: 64
-          {{template "tls" .}}
+          {{template "tls" $}}
     {{- end}}
+  {{- end}}
 `
 
 // configData is what the templates of configurations are filled with.
@@ -88,6 +99,7 @@ type configData struct {
 	Admin, AdminHost, AdminPort                    string // "" without
 	Module                                         string // nginx's for streams, if it is not built in
 	Files                                          int    // that may be open
+	Chains, Clusters                               []string
 	In, Out, HTTP, HTTP2In, HTTP2Out               bool
 }
 
@@ -99,6 +111,7 @@ func (h hop) data() configData {
 		// between proxies HTTP/2, at the ends what the client speaks
 		HTTP2In: h.http != "" && (h.in || h.http == "h2"), HTTP2Out: h.http != "" && (h.out || h.http == "h2"),
 	}
+	d.Chains, d.Clusters = h.chainNames(), h.clusterNames()
 	if d.Admin = h.admin; d.Admin != "" {
 		d.AdminHost, d.AdminPort = hostPort(d.Admin)
 	}
@@ -122,3 +135,25 @@ func (h hop) write(name, text string) (path string, err error) {
 }
 
 func envoyConfig(h hop) (path string, err error) { return h.write("envoy.yaml", envoyTemplate) }
+
+// chainNames are the server names of the filter chains, the last the one that
+// connections ask for; one chain takes any.
+func (e extent) chainNames() []string {
+	if e.chains <= 1 {
+		return []string{""}
+	}
+	var names []string
+	for i := range e.chains - 1 {
+		names = append(names, fmt.Sprintf("server-%d.bench", i))
+	}
+	return append(names, serverName)
+}
+
+// clusterNames are as Istio's are, but for the last, which all connections go to.
+func (e extent) clusterNames() []string {
+	var names []string
+	for i := range e.clusters - 1 {
+		names = append(names, fmt.Sprintf("outbound|80||service-%d.bench.svc.cluster.local", i))
+	}
+	return append(names, "next")
+}

@@ -23,6 +23,7 @@ type options struct {
 	docs        string
 	render      bool
 	profiles    string
+	scale       bool
 }
 
 func main() {
@@ -44,11 +45,16 @@ func run() error {
 	flag.StringVar(&o.docs, "docs", "", "directory that takes performance.json, .md and .svg; nothing is written without it")
 	flag.BoolVar(&o.render, "render", false, "measure nothing: make .md and .svg from -docs' performance.json")
 	flag.StringVar(&o.profiles, "profile", "", "directory that takes CPU profiles of outrider; its figures are then its profiler's too")
+	flag.BoolVar(&o.scale, "scale", false, "how cost grows, of outrider and Envoy: scale.json, .md and .svg; -docs' performance.json is read")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	file, render := "performance.json", render
+	if o.scale {
+		file, render = "scale.json", renderScale
+	}
 	if o.render {
-		r, err := loadResults(o.docs + "/performance.json")
+		r, err := loadResults(o.docs + "/" + file)
 		if err != nil {
 			return err
 		}
@@ -63,7 +69,7 @@ func run() error {
 		printTable(r)
 		printBehind(r)
 		if o.docs != "" {
-			err = errors.Join(err, r.save(o.docs+"/performance.json"), render(r, o.docs))
+			err = errors.Join(err, r.save(o.docs+"/"+file), render(r, o.docs))
 		}
 	}
 	return err
@@ -105,11 +111,18 @@ func measureAll(ctx context.Context, o options, c cores) (*results, error) {
 		o.peers = "outrider"
 		h.profiles = o.profiles
 	}
+	rows := allRows()
+	if o.scale {
+		rows = scaleRows()
+		if o.peers == "" {
+			o.peers = "outrider,envoy"
+		}
+	}
 	peers, err := pick(allPeers(ctx, dir), o.peers)
 	if err != nil {
 		return nil, err
 	}
-	rows := pickRows(allRows(), o.rows)
+	rows = pickRows(rows, o.rows)
 	if len(rows) == 0 {
 		return nil, fmt.Errorf("-row: no row begins with %q", o.rows)
 	}

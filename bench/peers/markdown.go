@@ -18,18 +18,20 @@ const (
 	endMark   = "<!-- end: written by bench/peers -->"
 )
 
-// newPage is a performance.md that there was not.
-const newPage = "# Performance\n\n" + beginMark + "\n" + endMark + "\n"
-
 // render writes performance.md's tables and performance.svg.
 func render(r *results, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "performance.svg"), picture(r), 0o644); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "performance.md")
+	return writeMarked(filepath.Join(dir, "performance.md"), "Performance", markdown(r))
+}
+
+// writeMarked puts text between the marks of a page, which it makes with that
+// title if there is none.
+func writeMarked(path, title, text string) error {
 	page, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		page, err = []byte(newPage), nil
+		page, err = []byte("# "+title+"\n\n"+beginMark+"\n"+endMark+"\n"), nil
 	}
 	if err != nil {
 		return err
@@ -41,7 +43,7 @@ func render(r *results, dir string) error {
 	}
 	var out bytes.Buffer
 	out.Write(before)
-	out.WriteString(beginMark + "\n" + markdown(r) + endMark)
+	out.WriteString(beginMark + "\n" + text + endMark)
 	out.Write(after)
 	return os.WriteFile(path, out.Bytes(), 0o644)
 }
@@ -64,24 +66,29 @@ first column. *To the best* is how many times better outrider is than the best o
 | peer | version | what |
 | --- | --- | --- |
 `, r.Date, r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go, r.Rounds, r.Seconds, strings.Join(contenders, ", "), r.quiet())
-	for _, p := range r.Peers {
-		about := p.About
-		if p.Missing != "" {
-			about += "; **" + p.Missing + "**"
-		}
-		fmt.Fprintf(&out, "| %s | %s | %s |\n", p.Name, p.Version, about)
-	}
+	r.listPeers(&out)
 	for _, g := range groups {
-		r.group(&out, g.id, g.title, g.about)
+		r.group(&out, allRows(), g.id, g.title, g.about)
 	}
 	out.WriteString("\n")
 	return out.String()
 }
 
-// group writes one table, if anything of it was measured.
-func (r *results) group(out *strings.Builder, id, title, about string) {
+// listPeers writes the rows of the table of peers.
+func (r *results) listPeers(out *strings.Builder) {
+	for _, p := range r.Peers {
+		about := p.About
+		if p.Missing != "" {
+			about += "; **" + p.Missing + "**"
+		}
+		fmt.Fprintf(out, "| %s | %s | %s |\n", p.Name, p.Version, about)
+	}
+}
+
+// group writes the table of one group of rows, if anything of it was measured.
+func (r *results) group(out *strings.Builder, all []row, id, title, about string) {
 	var rows []row
-	for _, w := range allRows() {
+	for _, w := range all {
 		has := func(s sample) bool { return s.Row == w.id }
 		if strings.HasPrefix(w.id, id+"/") && slices.ContainsFunc(r.Samples, has) {
 			rows = append(rows, w)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -110,7 +111,7 @@ func outriderPeer(ctx context.Context, dir string) *peer {
 func envoyPeer(ctx context.Context) *peer {
 	p := &peer{name: "envoy", about: "from its PyPI package", command: func(p *peer, h hop) ([]string, []string, error) {
 		path, err := envoyConfig(h)
-		return []string{p.binary, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "error"}, nil, err
+		return []string{p.binary, "-c", path, "--concurrency", strconv.Itoa(max(1, h.workers)), "--disable-hot-restart", "-l", "error"}, nil, err
 	}}
 	binary := os.Getenv("ENVOY")
 	if binary == "" {

@@ -47,7 +47,7 @@ func printTable(r *results) {
 		fmt.Fprint(t, p.Name, "\t")
 	}
 	fmt.Fprintln(t)
-	for _, w := range allRows() {
+	for _, w := range append(allRows(), scaleRows()...) {
 		for _, m := range w.metrics {
 			if !slices.ContainsFunc(r.Samples, func(s sample) bool { return s.Row == w.id }) {
 				continue
@@ -68,7 +68,7 @@ func printTable(r *results) {
 // printBehind writes where outrider is behind the best peer.
 func printBehind(r *results) {
 	first := true
-	for _, w := range allRows() {
+	for _, w := range append(allRows(), scaleRows()...) {
 		for _, m := range w.metrics {
 			times, best, ok := r.against(w, m, contenders)
 			if !ok || times >= 1 {
