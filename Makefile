@@ -63,4 +63,4 @@ clean: ## what was built
 	rm -rf bin dist .cache
 
 FORCE:
-.PHONY: help build demo test race fuzz bench parts peers hop soak image deb generate clean FORCE
+.PHONY: help build demo test race fuzz bench parts peers scale hop soak image deb generate clean FORCE
