@@ -10,16 +10,18 @@ import (
 // at when a byte was last seen; moving a byte sets no timer. Its fields are
 // guarded by relaying.mu, but for lastSeen.
 type idleWatch struct {
-	lastSeen atomic.Int64 // of the last byte or end, in nanoseconds of Unix time
+	began    time.Time
+	lastSeen atomic.Int64 // of the last byte or end, in nanoseconds since began
 	timer    *time.Timer  // nil: there is no limit yet
 	stopped  bool
 }
 
-// touch says that something has moved.
-func (w *idleWatch) touch() { w.lastSeen.Store(time.Now().UnixNano()) }
+// touch says that something has moved. The clock is the monotonic one: it does
+// not jump, and costs half of what the time of day does.
+func (w *idleWatch) touch() { w.lastSeen.Store(int64(time.Since(w.began))) }
 
 func (w *idleWatch) silence() time.Duration {
-	return time.Since(time.Unix(0, w.lastSeen.Load()))
+	return time.Since(w.began) - time.Duration(w.lastSeen.Load())
 }
 
 // limit is how long it may be silent now; 0 is for ever. It is called with mu

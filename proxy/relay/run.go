@@ -84,7 +84,7 @@ func (r *relaying) run() {
 }
 
 func (r *relaying) begin() {
-	r.idle.touch()
+	r.idle.began = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.watchIdle()
