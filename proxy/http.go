@@ -70,7 +70,7 @@ func (s *Server) httpManager(l *config.Listener, n *needs) func(string, *config.
 			Stats: s.registry, Log: s.log, Node: &s.boot.Node, Listener: l, Clusters: s.clusters,
 			Pools: s.requests.pools, Upstream: s.requests.calls, AccessLogs: s.requestLog,
 			Format: accesslog.Formatter, BodyFormat: accesslog.Body, LogFilter: accesslog.Filter,
-			LocalAddress: s.requests.local, Makers: s.requests.makers, Failing: s.unhealthy.Load,
+			LocalAddress: s.requests.local, Panicked: s.panicked, Makers: s.requests.makers, Failing: s.unhealthy.Load,
 			Routes: n.routes, Extensions: n.extensions, RuntimePPM: s.runtimePPM, Rand: rand.Uint64,
 		}
 		if !s.opts.NoSockets {

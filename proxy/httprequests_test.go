@@ -31,6 +31,13 @@ type requestRig struct {
 
 func runRequests(t *testing.T, routes, clusters string) *requestRig {
 	t.Helper()
+	return runFilters(t, "", Options{}, routes, clusters)
+}
+
+// runFilters has HTTP filters (YAML, each with a comma after it) before the
+// router.
+func runFilters(t *testing.T, filters string, o Options, routes, clusters string) *requestRig {
+	t.Helper()
 	r := &requestRig{}
 	origin := httptest.NewUnstartedServer(http.HandlerFunc(r.answer))
 	origin.Config.Protocols = new(http.Protocols)
@@ -56,7 +63,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: in
-          http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+          http_filters: [`+filters+`{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
           route_config:
             virtual_hosts:
             - name: all
@@ -66,7 +73,8 @@ static_resources:
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(boot, Options{DrainTime: time.Second})
+	o.DrainTime = time.Second
+	s, err := New(boot, o)
 	if err != nil {
 		t.Fatal(err)
 	}

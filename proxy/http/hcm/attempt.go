@@ -54,7 +54,7 @@ func (a *attempt) open() {
 func (a *attempt) Ready(sender codec.Sender, conn *pool.Conn) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	a.pending = nil
 	if s.over || s.router.current != a {
 		sender.Reset(codec.Cancel)
@@ -69,7 +69,7 @@ func (a *attempt) Ready(sender codec.Sender, conn *pool.Conn) {
 func (a *attempt) Failed(h *cluster.Host, err error) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	a.pending = nil
 	if !s.over && s.router.current == a {
 		a.failed(h, err)
@@ -148,7 +148,7 @@ func (a *attempt) requestSent() {
 func (a *attempt) OnGone(n int) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over || s.router.current != a {
 		return
 	}
@@ -162,7 +162,7 @@ func (a *attempt) OnGone(n int) {
 func (a *attempt) OnHead(h *message.Head, end bool) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over || s.router.current != a {
 		h.Release()
 		return
@@ -222,7 +222,7 @@ func (s *stream) tunnels(h *message.Head) bool {
 func (a *attempt) OnData(p []byte, end bool) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over || s.router.current != a {
 		return
 	}
@@ -240,7 +240,7 @@ func (a *attempt) OnData(p []byte, end bool) {
 func (a *attempt) OnTrailers(t message.Fields) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over || s.router.current != a {
 		return
 	}
@@ -276,7 +276,7 @@ func (a *attempt) outcome(o cluster.Outcome) {
 func (a *attempt) OnReset(r codec.Reset) {
 	s := a.s
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over || s.router.current != a {
 		return
 	}

@@ -333,17 +333,28 @@ func (l *link) Async(work func(ctx context.Context) (then func())) {
 	s := l.stream
 	ctx := s.context()
 	s.conn.asyncs.Go(func() {
-		then := work(ctx)
+		then := l.guarded(ctx, work)
 		if then == nil {
 			return
 		}
 		s.lock()
-		defer s.mu.Unlock()
+		defer s.unlock()
 		if !s.over {
 			then()
 			s.settle()
 		}
 	})
+}
+
+// guarded runs work. If it panics the request ends.
+func (l *link) guarded(ctx context.Context, work func(ctx context.Context) (then func())) (then func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.stream.m.panicked(p)
+			then = l.stream.broken
+		}
+	}()
+	return work(ctx)
 }
 
 // After runs then with the lock held, later.
@@ -352,7 +363,7 @@ func (l *link) After(d time.Duration, then func()) (stop func()) {
 	stopped := false // guarded by s.mu
 	t := time.AfterFunc(d, func() {
 		s.lock()
-		defer s.mu.Unlock()
+		defer s.unlock()
 		if !s.over && !stopped {
 			then()
 			s.settle()

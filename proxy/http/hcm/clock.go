@@ -96,7 +96,7 @@ func (c *clock) stop() {
 // stream's lock is not held.
 func (s *stream) check(now time.Time) time.Time {
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	c := &s.clock
 	for d := range deadlines {
 		at := c.at[d]

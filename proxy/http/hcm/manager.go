@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -48,6 +49,8 @@ type Deps struct {
 	// LocalAddress is the machine's own, for X-Forwarded-For of clients on
 	// loopback; invalid if there is none.
 	LocalAddress netip.Addr
+	// Panicked is told what panicked in a request, which has ended for it.
+	Panicked func(p any)
 	// Makers are the makers of filters.
 	Makers filter.Makers
 	// Failing reports whether the proxy was told to fail health checks.
@@ -161,6 +164,15 @@ func (m *Manager) runs(r filter.Runner) (stop context.CancelFunc) {
 		}
 	})
 	return stop
+}
+
+// panicked tells what panicked, where it is recovered.
+func (m *Manager) panicked(p any) {
+	if m.deps.Panicked != nil {
+		m.deps.Panicked(p)
+		return
+	}
+	m.deps.Log.Error("request panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
 // setRoutes makes cfg the routes of all requests from now on.

@@ -64,7 +64,7 @@ func limitOf(v *uint32) int {
 func (cn *conn) Refuse(s codec.Sender, r h1.Refusal) codec.Receiver {
 	st := cn.Request(s).(*stream)
 	st.mu.Lock()
-	defer st.mu.Unlock()
+	defer st.unlock()
 	st.requestEnd = true
 	st.http.Request = message.NewHead()
 	cn.m.stats.protocolError.Inc()
@@ -76,7 +76,7 @@ func (cn *conn) Refuse(s codec.Sender, r h1.Refusal) codec.Receiver {
 // the same reason (h1.Mistaken).
 func (s *stream) OnMistake(r h1.Refusal) bool {
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over || s.begun {
 		return false
 	}

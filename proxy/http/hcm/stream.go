@@ -68,6 +68,30 @@ func (s *stream) lock() {
 	s.clock.event = time.Time{}
 }
 
+// unlock ends an event, and is deferred: what panics in it, in a filter most
+// likely, ends its request and nothing else, whichever goroutine it was in.
+func (s *stream) unlock() {
+	if p := recover(); p != nil {
+		s.m.panicked(p)
+		s.broken()
+	}
+	s.mu.Unlock()
+}
+
+// broken ends the request after a panic, as well as that goes.
+func (s *stream) broken() {
+	defer func() {
+		if again := recover(); again != nil {
+			s.m.panicked(again)
+		}
+	}()
+	if !s.over {
+		s.http.Details = "internal_error"
+		s.down.Reset(codec.InternalError)
+		s.finish()
+	}
+}
+
 // context ends with the request.
 func (s *stream) context() context.Context {
 	if s.ctx == nil {
@@ -80,7 +104,7 @@ func (s *stream) context() context.Context {
 // Request for it just now, so it is of the same event.
 func (s *stream) OnHead(h *message.Head, end bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over {
 		h.Release()
 		return
@@ -144,7 +168,7 @@ func (s *stream) makeLinks() {
 // OnData is a part of the request's body (codec.Receiver).
 func (s *stream) OnData(p []byte, end bool) {
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over {
 		return
 	}
@@ -162,7 +186,7 @@ func (s *stream) OnData(p []byte, end bool) {
 // OnTrailers ends the request (codec.Receiver).
 func (s *stream) OnTrailers(t message.Fields) {
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over {
 		return
 	}
@@ -191,7 +215,7 @@ func (s *stream) ended(end bool) {
 // (codec.Receiver).
 func (s *stream) OnReset(r codec.Reset) {
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over {
 		return
 	}
@@ -216,7 +240,7 @@ func (s *stream) OnReset(r codec.Reset) {
 // OnGone says that bytes of the answer have left (codec.Receiver).
 func (s *stream) OnGone(n int) {
 	s.lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.over {
 		return
 	}
@@ -362,10 +386,7 @@ func (s *stream) finish() {
 		s.http.DownstreamWireReceived, s.http.DownstreamWireSent = m.Wire()
 	}
 	for i := range s.links {
-		s.links[i].filter.End()
-		if v := s.links[i].version; v != nil {
-			v.release()
-		}
+		s.endFilter(&s.links[i])
 	}
 	s.info.End = s.clock.now()
 	s.m.ended(s)
@@ -374,6 +395,22 @@ func (s *stream) finish() {
 	s.http.Request.Release()
 	s.http.Response.Release()
 	s.http.Request, s.http.Response = nil, nil
+}
+
+// endFilter ends one filter; what panics there is not to keep the others, nor
+// the log, from their end.
+func (s *stream) endFilter(l *link) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.m.panicked(p)
+		}
+		if l.version != nil {
+			l.version.release()
+		}
+	}()
+	if l.filter != nil { // else to make it has panicked
+		l.filter.End()
+	}
 }
 
 // headSize is about how many bytes a request's head has (Envoy:
