@@ -105,8 +105,8 @@ func writeOne(out *strings.Builder, c pair[costs]) {
 
 What one hop's proxy carries with a whole core and nothing else to do, and how much
 of one kind fits into a GiB beside the proxy itself. Connections beyond 10,000 and
-clusters beyond 10,000 are extrapolated. At the limit of a core latency has none: plan
-for half.
+clusters beyond 10,000 are extrapolated. With all of a core at work requests queue
+without bound: plan for half.
 `)
 	out.WriteString(tableHead)
 	compare(out, "requests a second", 0, false, 1/o.request, 1/e.request)
