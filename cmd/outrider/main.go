@@ -16,6 +16,7 @@ import (
 )
 
 func main() {
+	keepOffTheStart()
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -20,6 +20,9 @@ const (
 	// is in use) it would be collected many times a second under load: each
 	// time some requests wait for it.
 	heapHeadroom = 32 << 20 // bytes
+	// heapMinimum is the heap below which Go does not collect with GOGC=100; it
+	// is in proportion to GOGC.
+	heapMinimum = 4 << 20 // bytes
 	// memoryShare is the part of the container's memory limit near which the
 	// collector runs as often as it must.
 	memoryShare = 0.9
@@ -30,6 +33,14 @@ const (
 	trimQuiet = 512 << 10 // bytes
 	trimAfter = 16 << 20  // bytes
 )
+
+// keepOffTheStart has the first garbage collection wait until the start is over,
+// of whose time it would take a tenth to find next to nothing.
+func keepOffTheStart() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent(0))
+	}
+}
 
 // keepMemory has the garbage collector keep to the container's memory limit and
 // out of the way below it, and gives memory back while nothing happens, until
@@ -86,10 +97,10 @@ func afterEachCollection(ctx context.Context, do func()) {
 	runtime.AddCleanup(new([16]byte), func(struct{}) { afterEachCollection(ctx, do) }, struct{}{})
 }
 
-// gcPercent is GOGC for so many bytes in use: as much garbage again, and at
-// least heapHeadroom.
+// gcPercent is GOGC for so many bytes in use: as much garbage again, and about
+// heapHeadroom at least.
 func gcPercent(live uint64) int {
-	return int(max(100, 100*heapHeadroom/max(live, 1<<20)))
+	return int(max(100, 100*heapHeadroom/max(live, heapMinimum)))
 }
 
 // trimmer says when to give memory back.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestHowMuchGarbageThereMayBe(t *testing.T) {
-	for live, want := range map[uint64]int{0: 3200, 1 << 20: 3200, 8 << 20: 400, 32 << 20: 100, 64 << 20: 100, 1 << 40: 100} {
+	for live, want := range map[uint64]int{0: 800, 1 << 20: 800, 4 << 20: 800, 8 << 20: 400, 32 << 20: 100, 64 << 20: 100, 1 << 40: 100} {
 		if got := gcPercent(live); got != want {
 			t.Errorf("%d bytes in use: %d%%, want %d%%", live, got, want)
 		}
