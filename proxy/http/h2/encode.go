@@ -46,22 +46,39 @@ func (c *conn) endBlock(start int, id uint32, end bool) {
 
 // put encodes one field of a block that is begun.
 func (c *conn) put(name, value string) {
-	c.out.b = c.enc.field(c.out.b, name, value, !changing(name, value))
+	c.out.b = c.enc.field(c.out.b, name, value, indexingOf(name, value))
 }
 
-// changing reports whether a field is likely to have another value in the next
-// message: to keep it in the table costs more than it saves. nghttp2, which
-// Envoy uses, has a list of such names as well.
-func changing(name, value string) bool {
+// putField is put for a field of a message.
+func (c *conn) putField(f *message.Field) {
+	if f.Sensitive {
+		c.out.b = c.enc.field(c.out.b, f.Name, f.Value, never)
+		return
+	}
+	c.put(f.Name, f.Value)
+}
+
+// indexingOf keeps credentials out of tables, which tell others whose fields
+// share them (RFC 7541, section 7.1), and fields that are likely to have another
+// value in the next message: to keep those costs more than it saves. nghttp2,
+// which Envoy uses, has a list of such names as well.
+func indexingOf(name, value string) indexing {
 	switch name {
+	case "authorization", "proxy-authorization":
+		return never
 	case "x-request-id", "traceparent", "tracestate", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid",
 		"content-length", "etag", "last-modified", "if-none-match", "if-modified-since", "location",
 		"cookie", "set-cookie", "grpc-timeout", "age":
-		return true
+		return unindexed
 	case ":path":
-		return len(value) > 128 || strings.IndexByte(value, '?') >= 0
+		if len(value) > 128 || strings.IndexByte(value, '?') >= 0 {
+			return unindexed
+		}
 	}
-	return len(name)+len(value) > 1024
+	if len(name)+len(value) > 1024 {
+		return unindexed
+	}
+	return indexed
 }
 
 // encodeHead writes a head; mu is held.
@@ -82,7 +99,7 @@ func (c *conn) encodeHead(s *stream, h *message.Head, end bool) {
 		if unwanted(f.Name, f.Value) || upgraded && f.Name == "content-length" && f.Value == "0" {
 			continue
 		}
-		c.put(f.Name, f.Value)
+		c.putField(f)
 	}
 	c.endBlock(start, s.id, end)
 }
@@ -106,7 +123,7 @@ func (c *conn) putRequest(s *stream, h *message.Head) {
 			path = "/"
 		}
 		c.put(":scheme", scheme)
-		c.put(":path", path)
+		c.putField(&message.Field{Name: ":path", Value: path, Sensitive: h.PathSensitive})
 	}
 	if h.Authority != "" {
 		c.put(":authority", h.Authority)
@@ -132,7 +149,7 @@ func (c *conn) encodeTrailers(s *stream, t message.Fields) bool {
 	start := c.beginBlock()
 	for i := range t {
 		if !unwanted(t[i].Name, t[i].Value) {
-			c.put(t[i].Name, t[i].Value)
+			c.putField(&t[i])
 			some = true
 		}
 	}

@@ -32,6 +32,9 @@ func (b *block) field(name, value string, fine bool) bool {
 	}
 	if strings.HasPrefix(name, ":") {
 		b.pseudo(name, value)
+		if b.conn.dec.never && name == ":path" && b.head != nil {
+			b.head.PathSensitive = true
+		}
 		return true
 	}
 	if !fine && !validName(name) {
@@ -72,7 +75,7 @@ func (b *block) plain(name, value string) {
 			return
 		}
 	}
-	fields.Add(name, value)
+	*fields = append(*fields, message.Field{Name: name, Value: value, Sensitive: b.conn.dec.never})
 }
 
 // contentLength takes the field, and reports whether it is to be kept.
@@ -107,6 +110,7 @@ func (b *block) joinCookie(fields *message.Fields, value string) bool {
 		return false
 	}
 	c := &(*fields)[b.cookie-1]
+	c.Sensitive = c.Sensitive || b.conn.dec.never
 	switch {
 	case c.Value == "":
 		c.Value = value

@@ -43,7 +43,7 @@ func (s *strict) OnHead(h *message.Head, end bool) {
 	}
 	for _, f := range h.Fields {
 		if !validName(f.Name) || !all(f.Value, inValue) || trimmed(f.Value) != f.Value {
-			panic(fmt.Sprintf("field %q", f))
+			panic(fmt.Sprintf("field %q: %q", f.Name, f.Value))
 		}
 	}
 	if s.client {

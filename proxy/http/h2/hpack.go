@@ -41,11 +41,24 @@ func (e *encoder) resize(limit uint32) {
 // begin is called before the first field of a block.
 func (e *encoder) begin() { e.place = 0 }
 
-// field appends a field. Where keep is false it does not go into the table.
-func (e *encoder) field(b []byte, name, value string, keep bool) []byte {
+// indexing is what a field may do with the table.
+type indexing uint8
+
+const (
+	indexed   indexing = iota // it goes into it
+	unindexed                 // it does not, for it would be of no use
+	never                     // it must not, here and wherever it is sent on to
+)
+
+// field appends a field.
+func (e *encoder) field(b []byte, name, value string, how indexing) []byte {
 	b = e.tell(b)
 	place := e.place
 	e.place++
+	if how == never {
+		index, _ := staticIndex(name, value)
+		return appendValue(appendName(b, 0x10, 4, index, name), value)
+	}
 	if place < placesGuessed {
 		if at := e.guesses[place] - e.base; at < uint64(len(e.table)) && e.table[at].value == value && e.table[at].name == name {
 			return appendNumber(b, 0x80, 7, e.index(int(at)))
@@ -55,10 +68,7 @@ func (e *encoder) field(b []byte, name, value string, keep bool) []byte {
 	if whole {
 		return appendNumber(b, 0x80, 7, index)
 	}
-	switch {
-	case secret(name):
-		return appendValue(appendName(b, 0x10, 4, index, name), value)
-	case !keep:
+	if how == unindexed {
 		return appendValue(appendName(b, 0, 4, index, name), value)
 	}
 	at, whole := e.find(name, value)
@@ -78,10 +88,6 @@ func (e *encoder) field(b []byte, name, value string, keep bool) []byte {
 	e.guess(place, len(e.table)-1)
 	return b
 }
-
-// secret reports whether a field is never indexed, here or by whoever sends it
-// on: a table that others' fields share tells who tries (RFC 7541, section 7.1).
-func secret(name string) bool { return name == "authorization" || name == "proxy-authorization" }
 
 func (e *encoder) guess(place, at int) {
 	if place < placesGuessed {

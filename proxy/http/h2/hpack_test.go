@@ -29,7 +29,7 @@ func (p *hpackPair) block(fields ...entry) []byte {
 	p.enc.begin()
 	var b []byte
 	for _, f := range fields {
-		b = p.enc.field(b, f.name, f.value, !changing(f.name, f.value))
+		b = p.enc.field(b, f.name, f.value, indexingOf(f.name, f.value))
 	}
 	p.decoded = nil
 	if _, err := p.dec.Write(b); err != nil {
@@ -60,7 +60,7 @@ func TestEveryEntryOfTheStaticTableIsOneByte(t *testing.T) {
 	}
 	for i, f := range all {
 		p := newHPACKPair(t, defaultTableSize)
-		if b := p.enc.field(nil, f.name, f.value, true); !bytes.Equal(b, []byte{0x80 | byte(i+1)}) {
+		if b := p.enc.field(nil, f.name, f.value, indexed); !bytes.Equal(b, []byte{0x80 | byte(i+1)}) {
 			t.Errorf("%s: %q, entry %d, is % x", f.name, f.value, i+1, b)
 		}
 	}

@@ -16,6 +16,8 @@ type decoder struct {
 	// field takes a field. fine says that it took the same one before: its
 	// answer is kept with what is in the table.
 	field func(name, value string, fine bool) bool
+	// never says of the field that is being taken that it is never indexed.
+	never bool
 
 	place int // of the next literal in its block
 	memos []literalMemo
@@ -74,6 +76,7 @@ func (d *decoder) indexed(p []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.never = false
 	if fine := d.field(e.name, e.value, e.fine); fine != e.fine {
 		e.fine = fine
 	}
@@ -109,6 +112,7 @@ func (d *decoder) newLimit(p []byte) ([]byte, error) {
 // literal reads a field that is not in a table, or not all of it.
 func (d *decoder) literal(p []byte) ([]byte, error) {
 	keep, bits := p[0]&0xc0 == 0x40, uint(4)
+	d.never = p[0]&0xf0 == 0x10
 	if keep {
 		bits = 6
 	}

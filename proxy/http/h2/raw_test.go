@@ -189,9 +189,9 @@ func (r *recorder) note(format string, args ...any) {
 
 func (r *recorder) OnHead(h *message.Head, end bool) {
 	if h.Status != 0 {
-		r.note("head %d %v end=%v", h.Status, h.Fields, end)
+		r.note("head %d %v end=%v", h.Status, told(h.Fields), end)
 	} else {
-		r.note("head %s %s %s %s %v end=%v", h.Method, h.Scheme, h.Authority, h.Path, h.Fields, end)
+		r.note("head %s %s %s %s %v end=%v", h.Method, h.Scheme, h.Authority, h.Path, told(h.Fields), end)
 	}
 	if r.onHead != nil {
 		r.onHead(r, h, end)
@@ -212,7 +212,15 @@ func (r *recorder) OnData(p []byte, end bool) {
 	}
 }
 
-func (r *recorder) OnTrailers(t message.Fields) { r.note("trailers %v", t) }
+func (r *recorder) OnTrailers(t message.Fields) { r.note("trailers %v", told(t)) }
+
+// told is names and values alone.
+func told(f message.Fields) (out []struct{ Name, Value string }) {
+	for i := range f {
+		out = append(out, struct{ Name, Value string }{f[i].Name, f[i].Value})
+	}
+	return out
+}
 
 func (r *recorder) OnReset(x codec.Reset) {
 	r.mu.Lock()

@@ -11,7 +11,12 @@ import (
 
 // Field is one header field. The name is in lower case, as on the wire of
 // HTTP/2; the value has no white space around it.
-type Field struct{ Name, Value string }
+type Field struct {
+	Name, Value string
+	// Sensitive says that no HPACK table may have it: the sender's wish for every
+	// hop (RFC 7541, section 6.2.3).
+	Sensitive bool
+}
 
 // Fields are header fields or trailers in the order of the wire. A name may be
 // there more than once.
@@ -71,7 +76,7 @@ func (f Fields) Joined(name string) (string, bool) {
 }
 
 // Add appends a field.
-func (f *Fields) Add(name, value string) { *f = append(*f, Field{name, value}) }
+func (f *Fields) Add(name, value string) { *f = append(*f, Field{Name: name, Value: value}) }
 
 // Set makes value the only value of name: the first field of that name keeps
 // its place, further ones go.
@@ -117,6 +122,8 @@ type Head struct {
 	// request has no path. Authority is the Host field of HTTP/1, which is not
 	// among the Fields. Scheme is "" if the request did not say it.
 	Method, Scheme, Authority, Path string
+	// PathSensitive is Field.Sensitive of :path.
+	PathSensitive bool
 	// Status is the response's status code, 0 for a request.
 	Status int
 	// Minor10 says that an HTTP/1.0 message it is.
@@ -151,7 +158,7 @@ var heads = sync.Pool{New: func() any { return new(Head) }}
 func (h *Head) Clone() *Head {
 	out := NewHead()
 	out.Method, out.Scheme, out.Authority, out.Path = h.Method, h.Scheme, h.Authority, h.Path
-	out.Status, out.Minor10 = h.Status, h.Minor10
+	out.Status, out.Minor10, out.PathSensitive = h.Status, h.Minor10, h.PathSensitive
 	out.Fields = append(out.Fields, h.Fields...)
 	return out
 }
