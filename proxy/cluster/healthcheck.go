@@ -215,6 +215,7 @@ func (s *session) success(r health.Result) transition {
 			what = changed
 			hc.events.log(h, healthEvent{AddHealthy: &addHealthy{FirstCheck: s.first}})
 		}
+		h.healthyAt.Store(hc.c.age())
 	}
 	if r.Degraded != h.has(degradedActiveHC) {
 		if r.Degraded {

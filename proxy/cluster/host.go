@@ -22,6 +22,9 @@ type Host struct {
 	conns connSet
 	// checked says that the first active health check has had its result.
 	checked atomic.Bool
+	// healthyAt is when the host entered slow start: nanoseconds since the cluster
+	// was added, 0 is never.
+	healthyAt atomic.Int64
 }
 
 // hostSpec is what configuration says of a host: immutable, replaced whole.

@@ -163,17 +163,22 @@ func (c *Cluster) newPool(hosts []*Host) *pool {
 	for i, h := range hosts {
 		weights[i] = h.spec.Load().weight()
 	}
+	part := c.slowStart(hosts)
 	switch c.cfg.LB {
 	case config.LeastRequestLB:
 		p.pick = lb.NewLeast(weights, lb.LeastConfig{
 			Choices: c.cfg.LeastRequest.Choices, Bias: c.cfg.LeastRequest.Bias,
 			Active: func(i int) uint64 { return uint64(max(0, hosts[i].count.rqActive.Load())) },
-			Rand:   c.opts.Rand,
+			Part:   part, Rand: c.opts.Rand,
 		})
 	case config.Random:
 		p.pick = lb.NewRandom(len(hosts), c.opts.Rand)
 	case config.RoundRobin, config.RingHashLB, config.MaglevLB, config.ClusterProvided:
-		p.pick = lb.NewStride(weights, c.opts.Rand())
+		if part != nil {
+			p.pick = lb.NewRamp(weights, part, c.opts.Rand)
+		} else {
+			p.pick = lb.NewStride(weights, c.opts.Rand())
+		}
 	}
 	return p
 }

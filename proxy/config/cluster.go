@@ -33,6 +33,8 @@ type Cluster struct {
 	RingHash     RingHash
 	Maglev       Maglev
 	LBCommon     LBCommon
+	// SlowStart is for RoundRobin and LeastRequestLB.
+	SlowStart SlowStart
 	// OriginalDst is for Type OriginalDst.
 	OriginalDst OriginalDstLB
 
@@ -176,6 +178,14 @@ const (
 type LeastRequest struct {
 	Choices uint32 // default 2
 	Bias    float64
+}
+
+// SlowStart is Cluster.SlowStartConfig: for Window after it has become healthy a
+// host has weight * max(MinWeight, (time healthy / Window) ^ (1 / Aggression)).
+type SlowStart struct {
+	Window     time.Duration // 0: there is none
+	Aggression float64       // above 0; default 1
+	MinWeight  float64       // 0 to 1; default 0.1
 }
 
 // RingHash is Cluster.RingHashLbConfig.

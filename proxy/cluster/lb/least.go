@@ -6,13 +6,17 @@ import (
 	"sync"
 )
 
-// LeastConfig is how LEAST_REQUEST chooses.
+// LeastConfig is how LEAST_REQUEST chooses, and ROUND_ROBIN while weights change
+// (with Bias 0).
 type LeastConfig struct {
 	Choices uint32  // of equal weights: how many hosts are compared; default 2
 	Bias    float64 // of unequal weights: the exponent of the active requests
 	// Active is the number of connections of host i now.
 	Active func(i int) uint64
-	Rand   func() uint64
+	// Part is what part of its weight host i has now, above 0; nil if it is all of
+	// it, always.
+	Part func(i int) float64
+	Rand func() uint64
 }
 
 // NewLeast makes LEAST_REQUEST over weights: with equal weights the best of a
@@ -22,11 +26,17 @@ func NewLeast(weights []float64, cfg LeastConfig) Picker {
 		cfg.Choices = 2
 	}
 	for _, w := range weights {
-		if w != weights[0] {
+		if w != weights[0] || cfg.Part != nil {
 			return newSchedule(weights, cfg)
 		}
 	}
 	return &leastOfFew{n: uint64(len(weights)), cfg: cfg}
+}
+
+// NewRamp makes ROUND_ROBIN over weights of which only a part counts now; see
+// LeastConfig.Part.
+func NewRamp(weights []float64, part func(i int) float64, rand func() uint64) Picker {
+	return newSchedule(weights, LeastConfig{Part: part, Rand: rand})
 }
 
 // leastOfFew is the power of two choices.
@@ -91,7 +101,7 @@ func newSchedule(weights []float64, cfg LeastConfig) *schedule {
 	for i, w := range weights {
 		if w > 0 {
 			s.order++
-			s.queue = append(s.queue, deadline{1 / w, s.order, i})
+			s.queue = append(s.queue, deadline{1 / s.weight(i), s.order, i})
 		}
 	}
 	heap.Init(&s.queue)
@@ -122,14 +132,18 @@ func (s *schedule) Pick(in Input) int {
 	return chosen
 }
 
+// weight is that of host i now.
 func (s *schedule) weight(i int) float64 {
-	active := float64(s.cfg.Active(i))
-	switch {
-	case s.cfg.Bias == 0:
-		return s.weights[i]
-	case s.cfg.Bias == 1:
-		return s.weights[i] / (active + 1)
+	w := s.weights[i]
+	if s.cfg.Part != nil {
+		w *= s.cfg.Part(i)
+	}
+	switch s.cfg.Bias {
+	case 0:
+		return w
+	case 1:
+		return w / float64(s.cfg.Active(i)+1)
 	default:
-		return s.weights[i] / math.Pow(active+1, s.cfg.Bias)
+		return w / math.Pow(float64(s.cfg.Active(i)+1), s.cfg.Bias)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	randomv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
 	ringv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
 	roundv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"outrider/proxy/config"
@@ -74,7 +76,14 @@ func (d *decoder) classicPolicy(c *clusterv3.Cluster, out *config.Cluster, place
 		in.bad("%s is not supported by outrider", c.GetLbPolicy())
 	}
 	if l := c.GetLeastRequestLbConfig(); l != nil {
-		out.LeastRequest = d.leastRequest(l.GetChoiceCount(), l.GetActiveRequestBias(), place.in("least_request_lb_config"))
+		in := place.in("least_request_lb_config")
+		out.LeastRequest = d.leastRequest(l.GetChoiceCount(), l.GetActiveRequestBias(), in)
+		if slow := l.GetSlowStartConfig(); slow != nil && out.LB == config.LeastRequestLB {
+			out.SlowStart = d.slowStart(slow, in)
+		}
+	}
+	if r := c.GetRoundRobinLbConfig(); r.GetSlowStartConfig() != nil && out.LB == config.RoundRobin {
+		out.SlowStart = d.slowStart(r.GetSlowStartConfig(), place.in("round_robin_lb_config"))
 	}
 	if r := c.GetRingHashLbConfig(); r != nil {
 		out.RingHash = config.RingHash{
@@ -94,6 +103,28 @@ func (d *decoder) leastRequest(choices *wrapperspb.UInt32Value, bias *corev3.Run
 		if !(out.Bias >= 0) || math.IsInf(out.Bias, 0) {
 			place.in("active_request_bias").bad("%v is not a bias: it is 0 or more", out.Bias)
 		}
+	}
+	return out
+}
+
+// slowStartConfig is the message of Cluster and that of load balancing policies.
+type slowStartConfig interface {
+	GetSlowStartWindow() *durationpb.Duration
+	GetAggression() *corev3.RuntimeDouble
+	GetMinWeightPercent() *typev3.Percent
+}
+
+func (d *decoder) slowStart(c slowStartConfig, place at) config.SlowStart {
+	place = place.in("slow_start_config")
+	out := config.SlowStart{Window: duration(c.GetSlowStartWindow(), 0, place.in("slow_start_window")), Aggression: 1, MinWeight: 0.1}
+	if a := c.GetAggression(); a != nil {
+		out.Aggression = d.runtimeFloat(a.GetRuntimeKey(), a.GetDefaultValue())
+		if !(out.Aggression > 0) || math.IsInf(out.Aggression, 0) {
+			place.in("aggression").bad("%v is not an aggression: it is above 0", out.Aggression)
+		}
+	}
+	if p := c.GetMinWeightPercent(); p != nil {
+		out.MinWeight = p.GetValue() / 100
 	}
 	return out
 }
@@ -128,6 +159,9 @@ func (d *decoder) policy(p *clusterv3.LoadBalancingPolicy, out *config.Cluster, 
 	switch c := d.open(anyOf(extension, in), in).(type) {
 	case *roundv3.RoundRobin:
 		out.LB = config.RoundRobin
+		if slow := c.GetSlowStartConfig(); slow != nil {
+			out.SlowStart = d.slowStart(slow, in)
+		}
 		localityLB(c.GetLocalityLbConfig(), out)
 	case *randomv3.Random:
 		out.LB = config.Random
@@ -137,6 +171,9 @@ func (d *decoder) policy(p *clusterv3.LoadBalancingPolicy, out *config.Cluster, 
 		out.LeastRequest = d.leastRequest(c.GetChoiceCount(), c.GetActiveRequestBias(), in)
 		if c.GetSelectionMethod() != leastv3.LeastRequest_N_CHOICES {
 			in.in("selection_method").bad("%s is not supported by outrider", c.GetSelectionMethod())
+		}
+		if slow := c.GetSlowStartConfig(); slow != nil {
+			out.SlowStart = d.slowStart(slow, in)
 		}
 		localityLB(c.GetLocalityLbConfig(), out)
 	case *ringv3.RingHash:

@@ -34,8 +34,9 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	},
 	"envoy.config.cluster.v3.Cluster.TransportSocketMatch": {works: "name match transport_socket"},
 	"envoy.config.cluster.v3.Cluster.EdsClusterConfig":     {works: "eds_config service_name"},
-	"envoy.config.cluster.v3.Cluster.RoundRobinLbConfig":   {},
-	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig": {works: "choice_count active_request_bias"},
+	"envoy.config.cluster.v3.Cluster.RoundRobinLbConfig":   {works: "slow_start_config"},
+	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig": {works: "choice_count active_request_bias slow_start_config"},
+	"envoy.config.cluster.v3.Cluster.SlowStartConfig":      {works: "slow_start_window aggression min_weight_percent"},
 	"envoy.config.cluster.v3.Cluster.RingHashLbConfig":     {works: "minimum_ring_size hash_function maximum_ring_size"},
 	"envoy.config.cluster.v3.Cluster.MaglevLbConfig":       {works: "table_size"},
 	"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig": {
@@ -105,9 +106,10 @@ var clusterSupport = map[protoreflect.FullName]fields{
 	"envoy.config.endpoint.v3.Endpoint.HealthCheckConfig": {works: "port_value hostname address disable_active_health_check"},
 	"envoy.config.endpoint.v3.Endpoint.AdditionalAddress": {works: "address"},
 
-	"envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin":           {works: "locality_lb_config"},
+	"envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin":           {works: "slow_start_config locality_lb_config"},
 	"envoy.extensions.load_balancing_policies.random.v3.Random":                    {works: "locality_lb_config"},
-	"envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest":       {works: "choice_count active_request_bias locality_lb_config selection_method"},
+	"envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest":       {works: "choice_count active_request_bias slow_start_config locality_lb_config selection_method"},
+	"envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig":           {works: "slow_start_window aggression min_weight_percent"},
 	"envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided": {},
 	"envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash": {
 		works: "hash_function minimum_ring_size maximum_ring_size use_hostname_for_hashing hash_balance_factor consistent_hashing_lb_config locality_weighted_lb_config",

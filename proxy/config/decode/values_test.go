@@ -60,6 +60,33 @@ func TestAClusterOfOneNameHasEnvoysDefaults(t *testing.T) {
 	}
 }
 
+func TestSlowStartIsOfThePolicyThatIsUsed(t *testing.T) {
+	const slow = "slow_start_config: {slow_start_window: 30s, aggression: {default_value: 2, runtime_key: r}, min_weight_percent: {value: 20}}"
+	typed := func(policy, kind string) string {
+		return `load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {"@type": type.googleapis.com/envoy.extensions.load_balancing_policies.` + policy + ".v3." + kind + ", " + slow + "}}}]}"
+	}
+	want := config.SlowStart{Window: 30 * time.Second, Aggression: 2, MinWeight: 0.2}
+	for text, want := range map[string]config.SlowStart{
+		"round_robin_lb_config: {" + slow + "}":                                 want,
+		"lb_policy: LEAST_REQUEST\n    least_request_lb_config: {" + slow + "}": want,
+		"lb_policy: LEAST_REQUEST\n    round_robin_lb_config: {" + slow + "}":   {},
+		"lb_policy: RANDOM\n    round_robin_lb_config: {" + slow + "}":          {},
+		"round_robin_lb_config: {slow_start_config: {slow_start_window: 1s}}":   {Window: time.Second, Aggression: 1, MinWeight: 0.1},
+		"round_robin_lb_config: {slow_start_config: {min_weight_percent: {}}}":  {Aggression: 1},
+		typed("round_robin", "RoundRobin"):                                      want,
+		typed("least_request", "LeastRequest"):                                  want,
+	} {
+		b, err := Bootstrap([]byte(strings.Replace(base, "    connect_timeout: 1s", "    "+text, 1)), Options{})
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := b.Clusters[0].SlowStart; got != want {
+			t.Errorf("%s: got %+v, want %+v", text, got, want)
+		}
+	}
+}
+
 func TestPartsOfOneLocalityAreJoined(t *testing.T) {
 	text := strings.Replace(base, "endpoints: [{lb", `endpoints: [{locality: {zone: a}, load_balancing_weight: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 2}}}}]}, {locality: {zone: a}, load_balancing_weight: 3}, {locality: {zone: a}, priority: 1}, {lb`, 1)
 	b, err := Bootstrap([]byte(text), Options{})
