@@ -30,7 +30,8 @@ type conn struct {
 	asyncs   sync.WaitGroup
 	requests atomic.Uint64
 	active   atomic.Int64
-	idleFrom atomic.Int64 // Unix nanoseconds
+	began    time.Time
+	idleFrom atomic.Int64 // nanoseconds since began
 	draining atomic.Bool
 
 	mu     sync.Mutex
@@ -52,8 +53,7 @@ func (m *Manager) serve(ctx context.Context, c *netfilter.Conn) error {
 		}
 		return flow.End(flow.StageRelay, 0, err)
 	}
-	cn := &conn{m: m, info: c.Info, side: side, http2: proto == codec.HTTP2}
-	cn.idleFrom.Store(first.UnixNano())
+	cn := &conn{m: m, info: c.Info, side: side, http2: proto == codec.HTTP2, began: first}
 	if cn.http2 {
 		cn.codec = h2.NewServer(side, cn, m.h2)
 	} else {
@@ -105,7 +105,9 @@ func (cn *conn) Request(s codec.Sender) codec.Receiver {
 }
 
 // Idle is called when no request is open (codec.Requests).
-func (cn *conn) Idle() { cn.idleFrom.Store(time.Now().UnixNano()) }
+func (cn *conn) Idle() { cn.idleSince(time.Now()) }
+
+func (cn *conn) idleSince(t time.Time) { cn.idleFrom.Store(int64(t.Sub(cn.began))) }
 
 // drain tells the client to make no more requests, and ends the connection
 // after those that are open.
@@ -133,7 +135,7 @@ func (cn *conn) startTimers() {
 // enough, so that requests need not touch a timer.
 func (cn *conn) watchIdle(limit, next time.Duration) {
 	cn.after(next, func() {
-		idle := time.Since(time.Unix(0, cn.idleFrom.Load()))
+		idle := time.Since(cn.began) - time.Duration(cn.idleFrom.Load())
 		switch {
 		case cn.active.Load() > 0:
 			cn.watchIdle(limit, limit)

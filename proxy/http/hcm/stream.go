@@ -391,7 +391,7 @@ func (s *stream) finish() {
 	s.info.End = s.clock.now()
 	s.m.ended(s)
 	s.conn.active.Add(-1)
-	s.conn.idleFrom.Store(s.info.End.UnixNano())
+	s.conn.idleSince(s.info.End)
 	s.http.Request.Release()
 	s.http.Response.Release()
 	s.http.Request, s.http.Response = nil, nil

@@ -31,7 +31,7 @@ type shared struct {
 	protocol codec.Protocol
 	opened   time.Time
 	requests atomic.Uint64
-	idleFrom atomic.Int64 // Unix nanoseconds
+	idleFrom atomic.Int64 // nanoseconds since opened
 	retired  atomic.Bool
 	listed   bool // guarded by pool.mu
 
@@ -47,7 +47,6 @@ func (one *pool) newConn() (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{shared: &shared{pool: one, id: one.set.lastID.Add(1), up: up, opened: time.Now()}}
-	c.idleFrom.Store(c.opened.UnixNano())
 	two := one.key.proto == speaksHTTP2
 	if one.key.proto == byALPN && up.State() != nil {
 		two = up.State().ALPN == "h2" || up.State().ALPN == "istio-h2"
@@ -83,7 +82,7 @@ type owned struct{ c *shared }
 func (o owned) Freed(codec.Client) {
 	c := o.c
 	if c.client.Active() == 0 {
-		c.idleFrom.Store(time.Now().UnixNano())
+		c.idleFrom.Store(int64(time.Since(c.opened)))
 		if c.retired.Load() {
 			c.client.Close()
 			return
@@ -161,7 +160,7 @@ func (c *shared) watchIdle(limit time.Duration) {
 		}
 	}
 	check := func() {
-		idle := time.Since(time.Unix(0, c.idleFrom.Load()))
+		idle := time.Since(c.opened) - time.Duration(c.idleFrom.Load())
 		switch {
 		case c.client.Active() > 0:
 			again(limit)
