@@ -112,7 +112,7 @@ type CommonHTTPOptions struct {
 	IdleTimeout   time.Duration // default 1 h; 0 none
 	MaxDuration   time.Duration // max_connection_duration; 0 none
 	MaxHeaders    uint32        // default 100
-	MaxHeadersKB  uint32        // max_response_headers_kb; default 60
+	MaxHeadersKB  uint32        // max_response_headers_kb; 0 is 80 for HTTP/1, 60 for HTTP/2
 	MaxStreamTime time.Duration // max_stream_duration; 0 none
 	Underscores   Underscores
 	MaxRequests   uint32 // max_requests_per_connection; 0 no limit

@@ -63,7 +63,7 @@ func headerLines(h http.Header) []string {
 
 // origin is the server behind the proxies. It answers with what it was asked,
 // or as the path tells it: /status/503, /trailers, /big/100000, /early, /slow,
-// /reset, /header?name=value.
+// /reset, /head/50000, /header?name=value.
 func origin(t *testing.T) string {
 	t.Helper()
 	return serveHTTP(t, http.HandlerFunc(answerOrigin))
@@ -96,6 +96,8 @@ func answerOrigin(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Checksum", "abc")
 	case "big":
 		w.Write(bytes.Repeat([]byte("x"), number()))
+	case "head":
+		w.Header().Set("X-Large", strings.Repeat("x", number()))
 	case "slow":
 		time.Sleep(time.Duration(number()) * time.Millisecond)
 		io.WriteString(w, "slow\n")

@@ -77,6 +77,42 @@ func TestOptionsOfTheConnectionManagerAreTheSameAsEnvoys(t *testing.T) {
 	sameLogs(t, p)
 }
 
+// What is taken of a response's head, where it is configured and where it is not.
+func TestLargeHeadsOfResponsesAreTakenAsByEnvoy(t *testing.T) {
+	o := origin(t)
+	limited := strings.Replace(speaksHTTP2, "explicit_http_config: {http2_protocol_options: {}}", "common_http_protocol_options: {max_response_headers_kb: 90}\n    explicit_http_config: {http_protocol_options: {}}", 1)
+	p := both(t, "static_resources:\n  listeners:"+hcm("heads", "", `
+- name: all
+  domains: ["*"]
+  routes:
+  - {match: {prefix: /, headers: [{name: x-to, string_match: {exact: two}}]}, route: {cluster: two}}
+  - {match: {prefix: /, headers: [{name: x-to, string_match: {exact: limited}}]}, route: {cluster: limited}}
+  - {match: {prefix: /}, route: {cluster: one}}
+`)+"  clusters:"+httpCluster("one", o, "")+httpCluster("two", o, speaksHTTP2)+httpCluster("limited", o, limited))
+	for _, c := range []struct {
+		to   string
+		size int
+	}{{"one", 55_000}, {"one", 75_000}, {"one", 85_000}, {"two", 55_000}, {"two", 63_000}, {"limited", 85_000}, {"limited", 95_000}} {
+		t.Run(fmt.Sprintf("%s %d", c.to, c.size), func(t *testing.T) {
+			p.same(t, "heads", func(addr string) []exchanged {
+				return ask1(addr, get(fmt.Sprintf("/head/%d", c.size), "x-to: "+c.to), "GET")
+			})
+		})
+	}
+	sameLogs(t, p)
+}
+
+// A client that is too slow with its request's head.
+func TestSlowHeadsOfRequestsEndAsEnvoys(t *testing.T) {
+	p := both(t, withOrigin(t, hcm("slow", "request_headers_timeout: 0.3s", toOrigin)))
+	p.same(t, "slow", func(addr string) []exchanged { return ask1(addr, "GET / HTTP/1.1\r\nHost: a.exa", "GET") })
+	p.same(t, "slow", func(addr string) []exchanged {
+		return ask1(addr, get("/1")+"GET /2 HTTP/1.1\r\nHost: a.exa", "GET", "GET")
+	})
+	sameLogs(t, p)
+	p.sameStats(t, "http.slow.downstream_rq_")
+}
+
 // tunneled is what a client sees of a tunnel: the answer's head, then what comes
 // back for what it sends. Envoy ends a tunnel with the first direction that
 // ends; outrider lets the other one finish.

@@ -69,7 +69,7 @@ func TestTheLeastConnectionManagerHasEnvoysDefaults(t *testing.T) {
 		},
 		Filters:                []*config.HTTPFilter{{Name: "router", Config: &config.HTTPRouter{}}},
 		HTTP1:                  config.HTTP1Options{AllowAbsoluteURL: true},
-		Common:                 config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100, MaxHeadersKB: 60},
+		Common:                 config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100},
 		ServerName:             "envoy",
 		MaxRequestHeadersKB:    60,
 		StreamIdleTimeout:      5 * time.Minute,

@@ -16,7 +16,7 @@ func TestTheOtherChoicesOfTheConnectionManagerAreDecoded(t *testing.T) {
 		HTTP1: config.HTTP1Options{
 			AllowAbsoluteURL: true, SendAbsoluteURL: true, StreamErrorsOnly: true, IgnoreUpgrades: []certs.StringMatcher{*prefixed("TLS")},
 		},
-		Common:              config.CommonHTTPOptions{MaxHeaders: 100, MaxHeadersKB: 60, Underscores: config.UnderscoresDrop},
+		Common:              config.CommonHTTPOptions{MaxHeaders: 100, Underscores: config.UnderscoresDrop},
 		MaxRequestHeadersKB: 60, StreamIdleTimeout: 5 * time.Minute, DrainTimeout: 5 * time.Second, DelayedCloseTimeout: time.Second,
 		GenerateRequestID: true, ForwardClientCert: config.XFCCAlwaysForwardOnly, SetClientCert: config.ClientCertDetails{Cert: true, Chain: true},
 		EscapedSlashes: config.SlashesUnescapeRedirect, StripMatchingPort: true, StreamErrorOnInvalid: true, AddProxyProtocolHeader: true,
@@ -161,6 +161,6 @@ func TestTheOtherChoicesOfClustersAreDecoded(t *testing.T) {
 	})
 	same(t, "HTTP/1", clusters[1].HTTP, config.UpstreamHTTP{
 		HTTP1:  config.HTTP1Options{AllowAbsoluteURL: true, SendAbsoluteURL: true},
-		Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100, MaxHeadersKB: 60},
+		Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100},
 	})
 }

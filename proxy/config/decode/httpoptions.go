@@ -14,7 +14,7 @@ func commonHTTP(o *corev3.HttpProtocolOptions, place at) config.CommonHTTPOption
 		IdleTimeout:   duration(o.GetIdleTimeout(), defaultIdleTimeout, place.in("idle_timeout")),
 		MaxDuration:   duration(o.GetMaxConnectionDuration(), 0, place.in("max_connection_duration")),
 		MaxHeaders:    u32(o.GetMaxHeadersCount(), defaultMaxHeaderCount),
-		MaxHeadersKB:  u32(o.GetMaxResponseHeadersKb(), defaultHeadersKB),
+		MaxHeadersKB:  o.GetMaxResponseHeadersKb().GetValue(),
 		MaxStreamTime: duration(o.GetMaxStreamDuration(), 0, place.in("max_stream_duration")),
 		Underscores:   config.Underscores(o.GetHeadersWithUnderscoresAction()),
 		MaxRequests:   o.GetMaxRequestsPerConnection().GetValue(),

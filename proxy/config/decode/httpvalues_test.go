@@ -58,7 +58,7 @@ func TestTheConnectionManagersOptionsAreDecoded(t *testing.T) {
 			KeepaliveInterval: 15 * time.Second, KeepaliveTimeout: 16 * time.Second, KeepaliveIdle: 17 * time.Second, KeepaliveJitterPercent: 15,
 		},
 		Common: config.CommonHTTPOptions{
-			IdleTimeout: 5 * time.Second, MaxDuration: 6 * time.Second, MaxHeaders: 7, MaxHeadersKB: 60, MaxStreamTime: 8 * time.Second,
+			IdleTimeout: 5 * time.Second, MaxDuration: 6 * time.Second, MaxHeaders: 7, MaxStreamTime: 8 * time.Second,
 			Underscores: config.UnderscoresReject, MaxRequests: 9,
 		},
 		ServerName: "me", ServerHeader: config.ServerAppendIfAbsent, SchemeToSet: "https", MaxRequestHeadersKB: 96,
@@ -232,14 +232,14 @@ func TestHowClustersSpeakHTTPIsDecoded(t *testing.T) {
 		Mode: config.UpstreamFollow, TakesHTTP2: true, AutoSNI: true, AutoSANValidation: true, AutoSNIHeader: "x-sni", Preconnect: 1.5,
 		HTTP1:  config.HTTP1Options{AllowAbsoluteURL: true},
 		HTTP2:  config.HTTP2Options{MaxStreams: 21},
-		Common: config.CommonHTTPOptions{MaxHeaders: 100, MaxHeadersKB: 60, MaxRequests: 20},
+		Common: config.CommonHTTPOptions{MaxHeaders: 100, MaxRequests: 20},
 	})
 	same(t, "retry budgets", []any{clusters[0].CircuitBreakers[0].RetryBudget, clusters[0].CircuitBreakers[1].RetryBudget, clusters[1].CircuitBreakers[0].RetryBudget}, []any{
 		&config.RetryBudget{Percent: 25.5, Min: 4}, &config.RetryBudget{Percent: 20, Min: 3}, (*config.RetryBudget)(nil),
 	})
 	same(t, "options by fields", clusters[1].HTTP, config.UpstreamHTTP{
 		Mode: config.UpstreamHTTP2, TakesHTTP2: true, HTTP1: config.HTTP1Options{AllowAbsoluteURL: true},
-		Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100, MaxHeadersKB: 60},
+		Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100},
 	})
 	if !clusters[0].HTTP2 || !clusters[1].HTTP2 {
 		t.Errorf("HTTP2 is %v and %v, want true for both", clusters[0].HTTP2, clusters[1].HTTP2)

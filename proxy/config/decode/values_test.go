@@ -52,7 +52,7 @@ func TestAClusterOfOneNameHasEnvoysDefaults(t *testing.T) {
 		PerConnectionBufferLimit: 1 << 20,
 		HTTP: config.UpstreamHTTP{
 			HTTP1:  config.HTTP1Options{AllowAbsoluteURL: true},
-			Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100, MaxHeadersKB: 60},
+			Common: config.CommonHTTPOptions{IdleTimeout: time.Hour, MaxHeaders: 100},
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(config.Cluster{}, "Digest", "Source"), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {

@@ -31,13 +31,13 @@ type mistake struct {
 // text is the body of the answer, which Envoy gives to mistakes of its codec.
 func (m *mistake) text() string {
 	if m.details == detailTimeout {
-		return ""
+		return "request header timeout"
 	}
 	return phrase(m.status)
 }
 
 func (m *mistake) refusal() Refusal {
-	return Refusal{Status: m.status, Details: m.details, Body: m.text(), Err: m}
+	return Refusal{Status: m.status, Details: m.details, Body: m.text(), Timeout: m.details == detailTimeout, Err: m}
 }
 
 // Error says what was refused.

@@ -30,6 +30,8 @@ type Refusal struct {
 	Details string
 	// Body is the text of the answer.
 	Body string
+	// Timeout says that nothing was wrong, but that it took too long.
+	Timeout bool
 	// Err says what was wrong.
 	Err error
 }

@@ -32,7 +32,7 @@ func TestHeadThatTakesTooLongIsRefused(t *testing.T) {
 		began := time.Now()
 		io.WriteString(client, "GET /x HTTP/1.1\r\n")
 		got := readAll(client)
-		if want := "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"; got != want {
+		if want := "HTTP/1.1 408 Request Timeout\r\ncontent-length: 22\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nrequest header timeout"; got != want {
 			t.Errorf("answered %q, want %q", got, want)
 		}
 		if took := time.Since(began); took < 5*time.Second || took > 7*time.Second {

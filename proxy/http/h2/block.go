@@ -216,8 +216,14 @@ func (c *conn) wrongLength(s *stream) {
 	c.streamError(s, codeProtocol, detailMessaging, "the body is not as long as content-length says")
 }
 
-// overLimits ends a stream whose head or trailers are more than we take.
+// overLimits ends a stream whose head or trailers are more than we take. Of a
+// response it is told as if the server had reset it, as by Envoy.
 func (c *conn) overLimits(s *stream) {
 	c.o.Stats.HeaderOverflow.Inc()
-	c.streamError(s, codeInternal, detailTooMany, fmt.Sprintf("more than %d fields or %d bytes of fields", c.o.MaxHeaders, c.o.MaxHeaderBytes))
+	what := &connError{what: fmt.Sprintf("more than %d fields or %d bytes of fields", c.o.MaxHeaders, c.o.MaxHeaderBytes)}
+	r := codec.Reset{Reason: codec.ProtocolError, Code: uint32(codeInternal), Details: detailTooMany, Err: what}
+	if !c.server {
+		r.Reason, r.Remote = codec.RemoteOther, true
+	}
+	c.resetFor(s, r)
 }

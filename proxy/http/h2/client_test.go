@@ -66,7 +66,7 @@ func TestClientJudgesResponses(t *testing.T) {
 				kv = append(kv, "a", "b")
 			}
 			r.headers(1, true, kv...)
-		}, []string{"reset 3 " + detailTooMany}, "RST 1 INTERNAL_ERROR"},
+		}, []string{"reset 8 " + detailTooMany}, "RST 1 INTERNAL_ERROR"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, cl := rawServer(t, &pool{}, Options{})

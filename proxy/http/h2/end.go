@@ -23,15 +23,20 @@ const flushTime = time.Second
 // streamError resets one stream for a mistake of the peer, and tells its
 // receiver.
 func (c *conn) streamError(s *stream, code errCode, detail, what string) {
+	c.resetFor(s, codec.Reset{Reason: codec.ProtocolError, Code: uint32(code), Details: detail, Err: &connError{what: what}})
+}
+
+// resetFor resets one stream with r.Code, and tells its receiver of r.
+func (c *conn) resetFor(s *stream, r codec.Reset) {
 	c.mu.Lock()
 	if s.over {
 		c.mu.Unlock()
 		return
 	}
-	c.queueReset(s.id, code)
+	c.queueReset(s.id, errCode(r.Code))
 	c.ourResets.add(s.id)
 	c.mu.Unlock()
-	c.reset(s, codec.Reset{Reason: codec.ProtocolError, Code: uint32(code), Details: detail, Err: &connError{what: what}})
+	c.reset(s, r)
 }
 
 // finish ends the connection for err: tells the streams, has the writer write

@@ -67,8 +67,15 @@ func (cn *conn) Refuse(s codec.Sender, r h1.Refusal) codec.Receiver {
 	defer st.unlock()
 	st.requestEnd = true
 	st.http.Request = message.NewHead()
-	cn.m.stats.protocolError.Inc()
-	st.reply(filter.Reply{Status: r.Status, Body: r.Body, Details: r.Details, Flags: flow.DownstreamProtocolError})
+	reply := filter.Reply{Status: r.Status, Body: r.Body, Details: r.Details}
+	if r.Timeout {
+		cn.m.stats.headerTimeout.Inc()
+		st.closing = true
+	} else {
+		cn.m.stats.protocolError.Inc()
+		reply.Flags = flow.DownstreamProtocolError
+	}
+	st.reply(reply)
 	return st
 }
 

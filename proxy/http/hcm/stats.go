@@ -24,6 +24,7 @@ type managerStats struct {
 	rqTotal, rqHTTP1, rqHTTP2, rqCompleted              *stats.Counter
 	rqActive                                            *stats.Gauge
 	rxReset, txReset, tooLarge, responseTooLarge        *stats.Counter
+	headerTimeout                                       *stats.Counter
 	streamIdle, requestTimeout, maxStreamDuration       *stats.Counter
 	nonRelative, badPath, earlyResponse                 *stats.Counter
 	underscoreRejected, underscoreDropped               *stats.Counter
@@ -39,7 +40,7 @@ func newManagerStats(reg *stats.Registry, prefix string) *managerStats {
 		"downstream_cx_overload_disable_keepalive", "downstream_cx_http3_total", "downstream_cx_upgrades_total",
 		"downstream_flow_control_paused_reading_total", "downstream_flow_control_resumed_reading_total",
 		"downstream_rq_overload_close", "downstream_rq_http3_total",
-		"downstream_rq_header_timeout", "downstream_rq_rejected_via_ip_detection",
+		"downstream_rq_rejected_via_ip_detection",
 		"downstream_rq_redirected_with_normalized_path",
 		"rq_overload_local_reply", "rq_redirect", "tracing.client_enabled",
 		"tracing.not_traceable", "tracing.random_sampling", "tracing.service_forced",
@@ -66,7 +67,8 @@ func newManagerStats(reg *stats.Registry, prefix string) *managerStats {
 		rqTotal: s.Counter("downstream_rq_total"), rqHTTP1: s.Counter("downstream_rq_http1_total"),
 		rqHTTP2: s.Counter("downstream_rq_http2_total"), rqCompleted: s.Counter("downstream_rq_completed"),
 		rqActive: s.Gauge("downstream_rq_active"), rxReset: s.Counter("downstream_rq_rx_reset"),
-		txReset: s.Counter("downstream_rq_tx_reset"), tooLarge: s.Counter("downstream_rq_too_large"),
+		headerTimeout: s.Counter("downstream_rq_header_timeout"),
+		txReset:       s.Counter("downstream_rq_tx_reset"), tooLarge: s.Counter("downstream_rq_too_large"),
 		responseTooLarge: s.Counter("rs_too_large"), streamIdle: s.Counter("downstream_rq_idle_timeout"),
 		requestTimeout: s.Counter("downstream_rq_timeout"), maxStreamDuration: s.Counter("downstream_rq_max_duration_reached"),
 		nonRelative: s.Counter("downstream_rq_non_relative_path"), badPath: s.Counter("downstream_rq_failed_path_normalization"),

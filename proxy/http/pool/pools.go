@@ -7,6 +7,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -243,16 +244,16 @@ func clientOptions(c *cluster.Cluster, log *slog.Logger) (h1.Options, h2.Options
 	cfg := c.Config()
 	http := &cfg.HTTP
 	one, two := http.HTTP1, http.HTTP2
-	headBytes := int(http.Common.MaxHeadersKB) << 10
+	headBytes := func(unset uint32) int { return int(cmp.Or(http.Common.MaxHeadersKB, unset)) << 10 }
 	return h1.Options{
 			EnableTrailers: one.EnableTrailers, AllowChunkedLength: one.AllowChunkedLength,
 			ProperCaseHeaders: one.ProperCase, SendFullyQualifiedURL: one.SendAbsoluteURL,
-			MaxHeaderBytes: headBytes, MaxHeaders: int(http.Common.MaxHeaders),
+			MaxHeaderBytes: headBytes(80), MaxHeaders: int(http.Common.MaxHeaders),
 			BufferLimit: int(cfg.PerConnectionBufferLimit), Stats: h1.NewStats(c.Scope()), Log: log,
 		}, h2.Options{
 			MaxConcurrentStreams: two.MaxStreams, InitialStreamWindow: two.StreamWindow, InitialConnWindow: two.ConnWindow,
 			HeaderTableSize: two.HeaderTableSize, AllowConnect: two.AllowConnect,
-			MaxHeaderBytes: headBytes, MaxHeaders: int(http.Common.MaxHeaders),
+			MaxHeaderBytes: headBytes(60), MaxHeaders: int(http.Common.MaxHeaders),
 			MaxOutboundFrames: int(two.MaxOutboundFrames), MaxOutboundControlFrames: int(two.MaxOutboundControlFrames),
 			KeepaliveInterval: two.KeepaliveInterval, KeepaliveTimeout: two.KeepaliveTimeout, KeepaliveIdle: two.KeepaliveIdle,
 			KeepaliveJitterPercent: two.KeepaliveJitterPercent, StreamErrorsOnly: two.StreamErrorsOnly,
