@@ -227,7 +227,7 @@ func (c *Cluster) retire() {
 	}
 	c.retired.Store(true)
 	for _, h := range c.hostsNow() {
-		c.opts.Gone(h)
+		c.forget(h)
 	}
 	if end != nil {
 		end()

@@ -25,6 +25,7 @@ type Host struct {
 	// healthyAt is when the host entered slow start: nanoseconds since the cluster
 	// was added, 0 is never.
 	healthyAt atomic.Int64
+	gone      atomic.Bool
 }
 
 // hostSpec is what configuration says of a host: immutable, replaced whole.
@@ -105,6 +106,10 @@ func (h *Host) Health() Health {
 		return HealthyHost
 	}
 }
+
+// Gone reports whether the host is no endpoint any more. It is true before
+// Options.Gone is told.
+func (h *Host) Gone() bool { return h.gone.Load() }
 
 // Flags are the health flags as /clusters prints them: "healthy", or
 // "/failed_active_hc/failed_eds_health".

@@ -73,7 +73,7 @@ func (c *Cluster) setHosts(list []wanted, terms assignmentTerms) bool {
 			byKey[h.key] = h
 		default:
 			changed = true
-			defer c.opts.Gone(h)
+			defer c.forget(h)
 		}
 	}
 	c.hosts, c.byKey, c.terms = hosts, byKey, terms
@@ -137,6 +137,12 @@ func (c *Cluster) drop(h *Host) {
 	c.hosts = kept
 	delete(c.byKey, h.key)
 	c.members.change.Inc()
+	c.forget(h)
+}
+
+// forget tells whoever keeps something of h that it is no endpoint any more.
+func (c *Cluster) forget(h *Host) {
+	h.gone.Store(true) // first: who asks after it was told finds it
 	c.opts.Gone(h)
 }
 

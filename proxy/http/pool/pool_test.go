@@ -46,7 +46,7 @@ func (w waits) get(t *testing.T, what string) answer {
 }
 
 // poolsOf is a cluster of one silent server, and pools.
-func poolsOf(t *testing.T, change func(*config.Cluster)) (*Pools, *cluster.Cluster, *stats.Registry) {
+func setOf(t *testing.T, change func(*config.Cluster)) (*Pools, *cluster.Set, *stats.Registry) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -73,6 +73,11 @@ func poolsOf(t *testing.T, change func(*config.Cluster)) (*Pools, *cluster.Clust
 	done := make(chan struct{})
 	go func() { defer close(done); _ = set.Run(ctx) }()
 	t.Cleanup(func() { p.Close(); cancel(); <-done })
+	return p, set, reg
+}
+
+func poolsOf(t *testing.T, change func(*config.Cluster)) (*Pools, *cluster.Cluster, *stats.Registry) {
+	p, set, reg := setOf(t, change)
 	return p, set.Get("c"), reg
 }
 
@@ -140,6 +145,47 @@ func TestARequestAtAHostThatIsGoingIsServed(t *testing.T) {
 	}
 	first.end()
 	second.end()
+}
+
+// A pool that is made for a host that has gone since it was chosen does not
+// outlive its request.
+func TestAPoolForAHostThatHasGoneEndsWithItsRequest(t *testing.T) {
+	var there *config.Assignment
+	p, set, _ := setOf(t, func(cfg *config.Cluster) {
+		there, cfg.Assignment = cfg.Assignment, nil
+		cfg.Type, cfg.EDS = config.EDSType, &config.EDS{ServiceName: "c"}
+	})
+	set.SetAssignment("c", there)
+	c := set.Get("c")
+	req := &Request{Cluster: c, Downstream: codec.HTTP11}
+	h, err := c.Choose(&req.Choice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.SetAssignment("c", &config.Assignment{})
+	one, err := p.of(req, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := make(waits, 1)
+	if _, _, _, err, _ := one.open(req, nobody{}, w); err != nil {
+		t.Fatal(err)
+	}
+	a := waits(w).get(t, "the request")
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	a.end()
+	pools := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.pools) + len(p.byHost)
+	}
+	for deadline := time.Now().Add(10 * time.Second); pools() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the pool is still there")
+		}
+	}
 }
 
 func TestNothingIsOpenedAfterClose(t *testing.T) {

@@ -188,6 +188,7 @@ func (p *Pools) of(req *Request, h *cluster.Host) (*pool, error) {
 		one.choice.Info = req.Choice.Info.NewRequest(req.Choice.Info.Start)
 	}
 	one.choice.Tried = nil
+	one.draining = h.Gone() // since it was chosen
 	one.offer()
 	p.pools[k] = one
 	if p.byHost[h] == nil {
