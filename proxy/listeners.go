@@ -21,6 +21,10 @@ import (
 type listeners struct {
 	server *Server
 
+	// changing lets one listener change at a time, from the comparison with what
+	// is current to the swap. It is taken before every mu.
+	changing sync.Mutex
+
 	mu       sync.Mutex
 	byName   map[string]*liveListener      // guarded by mu
 	draining []*draining                   // guarded by mu
@@ -77,6 +81,8 @@ func (l *liveListener) current() *snapshot { return l.snap.Load() }
 // apply adds or changes one listener. On an error nothing has changed and the
 // refusal is kept for the admin interface.
 func (ls *listeners) apply(cfg *config.Listener, version string, dynamic bool) error {
+	ls.changing.Lock()
+	defer ls.changing.Unlock()
 	err := ls.tryApply(cfg, version, dynamic)
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -99,10 +105,9 @@ func (ls *listeners) refuse(cfg *config.Listener, version string, err error) {
 func (ls *listeners) tryApply(cfg *config.Listener, version string, dynamic bool) error {
 	ls.mu.Lock()
 	old := ls.byName[cfg.Name]
-	stopped := slices.ContainsFunc(ls.stopped, func(which func(*config.Listener) bool) bool { return which(cfg) })
 	ls.mu.Unlock()
-	if stopped {
-		return errors.New("the server is draining")
+	if ls.stops(cfg) {
+		return errDraining
 	}
 	if err := ls.checkAddress(cfg); err != nil {
 		return err
@@ -111,6 +116,15 @@ func (ls *listeners) tryApply(cfg *config.Listener, version string, dynamic bool
 		return ls.add(cfg, version, dynamic)
 	}
 	return ls.change(old, cfg, version)
+}
+
+var errDraining = errors.New("the server is draining")
+
+// stops says that a listener of cfg is one of those that accept no more.
+func (ls *listeners) stops(cfg *config.Listener) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return slices.ContainsFunc(ls.stopped, func(which func(*config.Listener) bool) bool { return which(cfg) })
 }
 
 // checkAddress refuses a second listener on an address that is taken.
@@ -171,11 +185,12 @@ func (ls *listeners) change(l *liveListener, cfg *config.Listener, version strin
 }
 
 // swap makes snap current: new connections meet it, those of chains that it
-// does not have drain.
+// does not have drain. On an error it frees snap. It needs changing.
 func (ls *listeners) swap(l *liveListener, snap *snapshot) error {
 	old := l.current()
 	if rebinds(old.cfg, snap.cfg) {
 		if err := l.rebind(ls, snap); err != nil {
+			snap.close(old)
 			return err
 		}
 	} else {
@@ -195,6 +210,8 @@ func (ls *listeners) swap(l *liveListener, snap *snapshot) error {
 // remove takes a listener away: it stops accepting at once, its connections
 // drain.
 func (ls *listeners) remove(name string) {
+	ls.changing.Lock()
+	defer ls.changing.Unlock()
 	ls.mu.Lock()
 	l := ls.byName[name]
 	delete(ls.byName, name)
@@ -328,6 +345,8 @@ func (ls *listeners) get(name string) *liveListener {
 // stop stops accepting on the listeners that which picks, and on those that an
 // update would bring; connections go on.
 func (ls *listeners) stop(which func(*config.Listener) bool) {
+	ls.changing.Lock()
+	defer ls.changing.Unlock()
 	ls.mu.Lock()
 	ls.stopped = append(ls.stopped, which)
 	ls.mu.Unlock()

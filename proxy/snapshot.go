@@ -75,6 +75,7 @@ func (s *Server) compile(cfg *config.Listener, old *snapshot, st *listenerStats,
 		live := unchanged[fc.Digest].take()
 		if live == nil {
 			if live, err = s.newChain(cfg, fc); err != nil {
+				snap.close(old)
 				return nil, fmt.Errorf("listener %q, filter chain %q: %w", cfg.Name, fc.Name, err)
 			}
 		}

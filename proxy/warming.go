@@ -23,24 +23,39 @@ func (l *liveListener) warm(ls *listeners, snap *snapshot) {
 		if err := snap.waitReady(ctx); err != nil {
 			return
 		}
-		l.mu.Lock()
-		superseded := l.warming != snap
-		if !superseded {
-			l.warming, l.forgo = nil, nil
-		}
-		l.mu.Unlock()
-		if superseded {
-			return
-		}
-		if err := ls.swap(l, snap); err != nil {
+		if err := ls.warmed(l, snap); err != nil {
+			ls.refuse(snap.cfg, snap.version, err)
 			ls.server.log.Error("warmed listener update is refused", "listener", l.name, "reason", err)
 		}
 	})
 }
 
+// warmed makes snap current, for which l has waited, if l still wants it.
+func (ls *listeners) warmed(l *liveListener, snap *snapshot) error {
+	ls.changing.Lock()
+	defer ls.changing.Unlock()
+	l.mu.Lock()
+	superseded := l.warming != snap
+	if !superseded {
+		l.warming, l.forgo = nil, nil
+	}
+	l.mu.Unlock()
+	switch {
+	case superseded:
+		return nil
+	case ls.stops(snap.cfg):
+		snap.close(l.current())
+		return errDraining
+	}
+	return ls.swap(l, snap)
+}
+
 // has says that cfg is what l has, or what is warming, already. A change back to
 // what is current ends the warming of the other.
 func (l *liveListener) has(cfg *config.Listener) bool {
+	changing := &l.server.listeners.changing
+	changing.Lock()
+	defer changing.Unlock()
 	l.mu.Lock()
 	warming := l.warming
 	if warming != nil && proto.Equal(warming.cfg.Source, cfg.Source) {
